@@ -1,0 +1,127 @@
+"""Payloads on their way to PostgreSQL and back: dumped, checked to be storable, and read again as what was declared."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from typing import Any
+from zlib import crc32
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from queuert_py.errors import QueuertError
+
+MAX_PAYLOAD = 1024 * 1024
+_ERROR_TEXT = 10_000
+
+
+class Unstorable(Exception):  # noqa: N818 - becomes the caller's InvalidInputError or the handler's InvalidOutputError
+    """A value that PostgreSQL could not give back as it is: where, what, and the way out."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+
+
+def dump(model: type[BaseModel], value: BaseModel, name: str, limit: int = MAX_PAYLOAD, context: Any = None) -> str:
+    """The value as JSON, proved to come back: `Unstorable` names the field that would not. `name` is the root of its path.
+
+    Refused: what the model itself refuses on reading back, NaN and infinities (jsonb has none; pydantic writes null for them), NUL and
+    lone surrogates (22P05), more than `limit` bytes.
+    """
+    try:
+        data = model.__pydantic_serializer__.to_json(value, context=context)
+    except (PydanticSerializationError, UnicodeError, ValueError) as error:
+        _find(value, name)
+        raise Unstorable(name, f"cannot be written as JSON ({error}).") from error
+    if b"null" in data or b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
+        _find(value, name)
+    if len(data) > limit:
+        raise Unstorable(
+            name, f"{len(data):,} bytes of JSON, the limit is {limit:,}: store it elsewhere and pass a reference (or raise max_payload)."
+        )
+    try:
+        model.__pydantic_validator__.validate_json(data)
+    except ValidationError as error:
+        raise Unstorable(*_first(error, name)) from error
+    return data.decode()
+
+
+def _first(error: ValidationError, name: str) -> tuple[str, str]:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join([name, *map(str, first["loc"])]), f"{first['msg']} (the model {error.title} refuses it)."
+
+
+def explain(error: ValidationError, name: str) -> str:
+    """All that a model refuses, a line each, by the field's path."""
+    rows = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join([name, *map(str, row['loc'])])}: {row['msg']}" for row in rows)
+
+
+def _find(value: Any, path: str) -> None:
+    """Raise Unstorable for the first value below that PostgreSQL could not give back."""
+    match value:
+        case float() if not math.isfinite(value):
+            raise Unstorable(path, f"{value} cannot be stored: use None, or a string.")
+        case str() if "\x00" in value:
+            raise Unstorable(path, "a NUL character cannot be stored: remove it, or use bytes in base64.")
+        case str() if any("\ud800" <= character <= "\udfff" for character in value):
+            raise Unstorable(path, "a lone surrogate cannot be stored: decode the text properly, or use bytes in base64.")
+        case BaseModel():
+            for key, inner in value:
+                _find(inner, f"{path}.{key}")
+        case Mapping():
+            for key, inner in value.items():
+                _find(key, f"{path} (a key)")
+                _find(inner, f"{path}.{key}")
+        case list() | tuple() | set() | frozenset():
+            for number, inner in enumerate(value):
+                _find(inner, f"{path}.{number}")
+        case _:
+            return
+
+
+def word(value: object, name: str, most: int) -> str:
+    """A text column of the caller's (key, queue, tag): storable, not empty, at most `most` bytes. Unstorable otherwise."""
+    if not isinstance(value, str) or not value:
+        raise Unstorable(name, f"{value!r}: a non-empty string is needed.")
+    _find(value, name)
+    if len(value.encode()) > most:
+        raise Unstorable(name, f"{len(value.encode())} bytes, the limit is {most}: use a digest of it.")
+    return value
+
+
+def clean(text: str, limit: int = _ERROR_TEXT) -> str:
+    """A text that can be stored whatever it holds: the failure path must not fail. Kept: its end, where the cause stands."""
+    safe = text.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
+    return safe if len(safe) <= limit else "…" + safe[-limit:]
+
+
+def error_json(error: BaseException) -> str:
+    """An exception as JSON: type, message, traceback (10 kB, without locals), and attrs that are plain values."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its text could not be made)"
+    attrs = {key: clean(str(value), 500) for key, value in vars(error).items() if isinstance(value, (str, int, bool)) and not key.startswith("_")}
+    if isinstance(error, QueuertError):
+        attrs["code"] = error.code
+    shown = {
+        "type": type(error).__name__,
+        "message": clean(message),
+        "traceback": clean("".join(traceback.format_exception(error))),
+        "attrs": attrs,
+    }
+    return to_json(shown).decode()
+
+
+def note_json(kind: str, message: str) -> str:
+    """As error_json, where there is no exception: a lost worker, a timeout."""
+    return to_json({"type": kind, "message": clean(message), "traceback": "", "attrs": {}}).decode()
+
+
+def digest(text: str) -> int:
+    """A stable number of a text (the lane of a key)."""
+    return crc32(text.encode())

@@ -1,0 +1,386 @@
+"""Connections that heal: the pool for handlers and callers, dedicated links for the engine, and the health that gates both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from queuert_py.decisions import health as states
+from queuert_py.decisions.faults import Fault, classify, pause, retries
+from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
+from queuert_py.postgres.store import BEGIN, COMMIT, Call, Store, together
+
+logger = logging.getLogger("queuert_py.postgres")
+T = TypeVar("T")
+Row = TypeVar("Row")
+DEADLINE = 10.0
+"""Seconds that a statement of the engine's own may take before its socket is shut down."""
+
+_DEFAULTS = {
+    "connect_timeout": "5",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+    "target_session_attrs": "read-write",
+    "application_name": "queuert",
+}
+# Pins the plans of the engine's own connections: every batch goes through indexes, whatever the statistics say about a new table.
+_PLANS = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan; set jit = off"
+
+
+def fault_of(error: BaseException, connection: AsyncConnection[Any] | Connection[Any] | None = None) -> Fault | None:
+    """The class of a database error; None for anything else."""
+    match error:
+        case PoolTimeout():
+            return Fault.OVERLOADED
+        case PoolClosed():
+            return Fault.LOST
+        case psycopg.Error():
+            connected = connection is not None and not connection.closed and not connection.broken
+            return classify(error.sqlstate, connected=connected)
+        case OSError():
+            return Fault.LOST
+    return None
+
+
+def unreachable(error: BaseException, conninfo: str) -> DatabaseUnavailableError:
+    """The error for callers, with host and port but no secret."""
+    known = conninfo_to_dict(conninfo)
+    where = f"{known.get('host') or 'local socket'}:{known.get('port') or 5432}/{known.get('dbname') or ''}"
+    why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    secret = known.get("password")
+    if secret:
+        why = why.replace(str(secret), "***")
+    return DatabaseUnavailableError(f"PostgreSQL at {where} cannot be used: {why}", where=where)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the health monitor knows: the state, the last probe's latency in seconds, the last error, the server's version."""
+
+    state: states.State
+    latency: float | None
+    error: str | None
+    server_version: int | None
+    since: float
+
+
+class Health:
+    """Whether the database is there: told by every statement's fate and by a probe. Callbacks run on transitions only."""
+
+    def __init__(self, database: Database, interval: float) -> None:
+        self._database = database
+        self._interval = interval
+        self._state: states.State = "healthy"
+        self._since = time.monotonic()
+        self._latency: float | None = None
+        self._error: str | None = None
+        self._version: int | None = None
+        self._failures = 0
+        self._usable = asyncio.Event()
+        self._usable.set()
+        self._look = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._callbacks: list[Callable[[Report], object]] = []
+
+    @property
+    def report(self) -> Report:
+        return Report(self._state, self._latency, self._error, self._version, time.monotonic() - self._since)
+
+    def on_change(self, callback: Callable[[Report], object]) -> None:
+        """Call it with the report after each change of state, in the event loop; its exceptions are logged."""
+        self._callbacks.append(callback)
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch(), name="queuert health")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def usable(self) -> None:
+        """Wait until the database is not known to be down."""
+        await self._usable.wait()
+
+    def failed(self, error: BaseException) -> None:
+        """A connection has failed: doubt, and probe now."""
+        self._error = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if self._state in ("healthy", "recovering"):
+            self._move(answered=False)
+        self._look.set()
+
+    async def check(self) -> Report:
+        """Probe now: connect, one round trip, disconnect."""
+        begun = time.monotonic()
+        try:
+            connection = await asyncio.wait_for(self._database.connect("health"), 5)
+            try:
+                self._version = connection.info.server_version
+            finally:
+                await connection.close()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            self._failures += 1
+            self._error = str(error).strip() or type(error).__name__
+            self._move(answered=False)
+        else:
+            self._failures, self._error = 0, None
+            self._latency = time.monotonic() - begun
+            self._move(answered=True)
+        return self.report
+
+    async def _watch(self) -> None:
+        while True:
+            wait = states.probe_after(self._state, self._failures, self._interval, random.random())
+            if wait:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._look.wait(), wait)
+            if self._state == "down":
+                await asyncio.sleep(wait / 4)  # `failed` may ring often while down: never a hot loop
+            self._look.clear()
+            await self.check()
+
+    def _move(self, *, answered: bool) -> None:
+        before, self._state = self._state, states.after(self._state, answered)
+        if before == self._state:
+            return
+        self._since = time.monotonic()
+        level = logging.WARNING if self._state == "down" else logging.INFO
+        logger.log(level, "database %s (was %s)%s", self._state, before, f": {self._error}" if self._error else "")
+        if self._state == "recovering":
+            self._database.renew_pool()
+        if states.claims(self._state):
+            self._usable.set()
+        else:
+            self._usable.clear()
+        for callback in self._callbacks:
+            try:
+                callback(self.report)
+            except Exception:
+                logger.exception("a health callback failed")
+
+
+class Database:
+    """One PostgreSQL, one schema. `source`: a conninfo (DSN) or the caller's own pool; `pool_size`: connections for handlers and callers."""
+
+    def __init__(
+        self, source: str | AsyncConnectionPool[Any], *, schema: str = "queuert", pool_size: int = 10, health_interval: float = 30.0
+    ) -> None:
+        self._own = isinstance(source, str)
+        if isinstance(source, str):
+            try:
+                given = conninfo_to_dict(source)
+            except psycopg.ProgrammingError as error:
+                raise ConfigurationError(f"the DSN cannot be read: {str(error).strip()}") from None
+            self.conninfo = make_conninfo("", **{**_DEFAULTS, **given})
+        else:
+            self.conninfo = make_conninfo(source.conninfo if isinstance(source.conninfo, str) else "", **_pool_keywords(source))
+        self.schema = schema
+        self.store = Store(schema)
+        self.channel = f"queuert_{schema}"
+        self._size = pool_size
+        self._pool: AsyncConnectionPool[Any] | None = None if isinstance(source, str) else source
+        self._leaving: set[asyncio.Task[None]] = set()
+        self.health = Health(self, health_interval)
+
+    # --- connections
+
+    async def connect(self, purpose: str) -> AsyncConnection[Any]:
+        """A new connection of the engine's own: autocommit, plans pinned."""
+        connection = await AsyncConnection.connect(self.conninfo, autocommit=True)
+        try:
+            await connection.execute(_PLANS.encode(), prepare=False)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def connect_sync(self, purpose: str) -> Connection[Any]:
+        """As `connect`, for a thread."""
+        connection = Connection.connect(self.conninfo, autocommit=True)
+        connection.execute(_PLANS.encode(), prepare=False)
+        return connection
+
+    async def open(self) -> None:
+        """Open the pool and start watching the health. DatabaseUnavailableError when the server cannot be reached now."""
+        report = await self.health.check()
+        if report.state != "healthy":
+            error = DatabaseUnavailableError(report.error or "no answer")
+            raise unreachable(error, self.conninfo)
+        if self._pool is None:
+            self._pool = self._new_pool()
+        if self._pool.closed:
+            await self._pool.open()
+        self.health.start()
+
+    async def close(self) -> None:
+        """Close what `open` opened; a caller's own pool stays open."""
+        await self.health.stop()
+        if self._own and self._pool is not None:
+            pool, self._pool = self._pool, None
+            await pool.close()
+        for task in list(self._leaving):
+            await task
+
+    def _new_pool(self) -> AsyncConnectionPool[Any]:
+        keywords = {"autocommit": True}
+        return AsyncConnectionPool(
+            self.conninfo, kwargs=keywords, min_size=1, max_size=self._size, open=False, name="queuert", reconnect_timeout=30
+        )
+
+    def renew_pool(self) -> None:
+        """After an outage: a new pool at once, instead of one whose slots sleep between tries of their own."""
+        if self._own and self._pool is not None:
+            old, self._pool = self._pool, self._new_pool()
+            task = asyncio.get_running_loop().create_task(old.close(0))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """A pool connection; a failure of the connection is told to the health monitor."""
+        await self.health.usable()
+        pool = self._pool
+        if pool is None:
+            raise ConfigurationError("the engine is not open: use `async with engine`, or call a method that opens it first.")
+        if pool.closed:
+            await pool.open()
+        try:
+            async with pool.connection() as connection:
+                try:
+                    yield connection
+                except (psycopg.Error, OSError) as error:
+                    if fault_of(error, connection) in (Fault.LOST, Fault.READ_ONLY):
+                        await connection.close()
+                        self.health.failed(error)
+                    raise
+        except PoolTimeout as error:
+            self.health.failed(error)
+            raise
+
+    # --- statements
+
+    async def run(self, call: Call[Row]) -> list[Row]:
+        """One statement in its own transaction, tried again as long as that can help: only for what is idempotent by construction."""
+
+        async def once(connection: AsyncConnection[Any]) -> list[Row]:
+            return await call.on(connection)
+
+        return await self.retrying(once)
+
+    async def retrying(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Run `work` on a pool connection, again after a fault that may pass. DatabaseUnavailableError when it does not."""
+        tried = 0
+        while True:
+            connection: AsyncConnection[Any] | None = None
+            try:
+                async with self.connection() as connection:
+                    with deadline(connection):
+                        return await work(connection)
+            except (psycopg.Error, OSError) as error:
+                fault = fault_of(error, connection)
+                tried += 1
+                if fault is None or fault is Fault.BROKEN:
+                    raise
+                if tried > retries(fault):
+                    raise unreachable(error, self.conninfo) from error
+                await asyncio.sleep(pause(fault, tried, random.random()))
+
+
+def _pool_keywords(pool: AsyncConnectionPool[Any]) -> dict[str, Any]:
+    known = pool.kwargs if isinstance(pool.kwargs, dict) else {}
+    names = conninfo_to_dict("").keys() | {"host", "port", "dbname", "user", "password", "options", "sslmode"}
+    return {**_DEFAULTS, **{key: value for key, value in known.items() if key in names}}
+
+
+@contextlib.contextmanager
+def deadline(connection: AsyncConnection[Any], seconds: float = DEADLINE) -> Any:
+    """Shut the connection's socket down when the block takes longer: cancelling alone may never return on a half-open socket."""
+    timer = asyncio.get_running_loop().call_later(seconds, sever, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def sever(connection: AsyncConnection[Any]) -> None:
+    """End whatever waits on this connection, now."""
+    with contextlib.suppress(OSError, psycopg.Error):
+        with socket.socket(fileno=connection.fileno()) as handle:
+            try:
+                handle.shutdown(socket.SHUT_RDWR)
+            finally:
+                handle.detach()
+
+
+class Link:
+    """One connection of the engine's own, remade whenever it breaks. Its users take turns."""
+
+    def __init__(self, database: Database, purpose: str) -> None:
+        self._database = database
+        self._purpose = purpose
+        self._connection: AsyncConnection[Any] | None = None
+        self._turn = asyncio.Lock()
+
+    async def connection(self) -> AsyncConnection[Any]:
+        """The connection, made first if need be; waits while the database is down. Raises what connecting raises."""
+        if self._connection is None or self._connection.closed:
+            await self._database.health.usable()
+            try:
+                self._connection = await self._database.connect(self._purpose)
+            except (psycopg.Error, OSError) as error:
+                self._database.health.failed(error)
+                raise
+        return self._connection
+
+    async def use(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Run `work` on the connection, once, under the deadline. Any failure is raised; a failed connection is dropped."""
+        async with self._turn:
+            return await self._use(work)
+
+    async def _use(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        connection = await self.connection()
+        try:
+            with deadline(connection):
+                return await work(connection)
+        except BaseException as error:
+            fault = fault_of(error, connection) if isinstance(error, Exception) else Fault.LOST
+            if fault in (Fault.LOST, Fault.READ_ONLY) or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                await self.close()
+            if fault in (Fault.LOST, Fault.READ_ONLY) and isinstance(error, Exception):
+                self._database.health.failed(error)
+            raise
+
+    async def run(self, call: Call[Row]) -> list[Row]:
+        """One statement by itself."""
+        return await self.use(call.on)
+
+    async def transact(self, *calls: Call[Any]) -> list[list[Any]]:
+        """Several statements in one transaction and one round trip; their answers."""
+
+        async def work(connection: AsyncConnection[Any]) -> list[list[Any]]:
+            return await together(connection, BEGIN, *calls, COMMIT)
+
+        return (await self.use(work))[1:-1]
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await connection.close()

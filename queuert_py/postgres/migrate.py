@@ -1,0 +1,118 @@
+"""Numbered plain-SQL migrations, forward only, each recorded with its checksum, under an advisory lock."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from queuert_py.errors import ConfigurationError, SchemaError
+from queuert_py.postgres.store import fill, quoted
+
+_BOOTSTRAP = """
+create schema if not exists {schema};
+create table if not exists {schema}.migration (
+    number integer primary key,
+    name text not null,
+    checksum text not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+create table if not exists {schema}.setting (
+    name text primary key,
+    value jsonb not null
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """All migrations of this package, in order."""
+    found = [
+        Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text("utf-8"))
+        for file in files("queuert_py.postgres").joinpath("migrations").iterdir()
+        if file.name.endswith(".sql")
+    ]
+    return sorted(found, key=lambda each: each.number)
+
+
+def script(schema: str, lanes: int = 1) -> str:
+    """Everything as one SQL script, for review or for another tool."""
+    parts = [_BOOTSTRAP.format(schema=quoted(schema)), _lanes(schema, lanes)]
+    for each in migrations():
+        parts += [f"-- {each.name}", fill(each.sql, schema), _record(schema, each)]
+    return "begin;\n" + "\n".join(parts) + "\ncommit;\n"
+
+
+def _record(schema: str, each: Migration) -> str:
+    return f"insert into {quoted(schema)}.migration (number, name, checksum) values ({each.number}, '{each.name}', '{each.checksum}');"
+
+
+def _lanes(schema: str, lanes: int) -> str:
+    return f"insert into {quoted(schema)}.setting values ('lanes', '{int(lanes)}') on conflict do nothing;"
+
+
+async def applied(connection: AsyncConnection[Any], schema: str) -> dict[int, str]:
+    """The recorded migrations, number to checksum; empty when the schema is not there."""
+    try:
+        async with connection.transaction():
+            cursor = await connection.execute(f"select number, checksum from {quoted(schema)}.migration".encode())
+            return {int(number): str(checksum) for number, checksum in await cursor.fetchall()}
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return {}
+
+
+async def lanes_of(connection: AsyncConnection[Any], schema: str) -> int:
+    """How many lanes the schema was made with."""
+    cursor = await connection.execute(f"select value::int from {quoted(schema)}.setting where name = 'lanes'".encode())
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 1
+
+
+def pending(done: dict[int, str], schema: str) -> list[Migration]:
+    """What is still to be applied. SchemaError when the schema is newer than this package, or was changed by hand."""
+    known = {each.number: each for each in migrations()}
+    newer = sorted(done.keys() - known.keys())
+    if newer:
+        raise SchemaError(
+            f"schema {schema!r} is at migration {newer[-1]}, this package knows {max(known)}: upgrade queuert_py in this environment."
+        )
+    for number, checksum in done.items():
+        if known[number].checksum != checksum:
+            raise SchemaError(f"migration {known[number].name} of schema {schema!r} is not the one this package has: were they edited?")
+    return [each for number, each in sorted(known.items()) if number not in done]
+
+
+async def migrate(connection: AsyncConnection[Any], schema: str, *, lanes: int = 1) -> list[str]:
+    """Bring the schema up to date; the names of what was applied. Any number of processes may call it at once.
+
+    `lanes` (1 to 256) is fixed by the first call. SchemaError as `pending`; the database's own errors as they are.
+    """
+    if not 1 <= lanes <= 256:  # noqa: PLR2004
+        raise ConfigurationError(f"lanes={lanes}: from 1 to 256.")
+    async with connection.transaction():
+        await connection.execute(b"set local lock_timeout = '10s'")
+        await connection.execute(b"select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"queuert migrate {schema}"])
+        missing = pending(await applied(connection, schema), schema)
+        if missing:
+            await connection.execute(_BOOTSTRAP.format(schema=quoted(schema)).encode())
+            await connection.execute(_lanes(schema, lanes).encode())
+        for each in missing:
+            await connection.execute(fill(each.sql, schema).encode())
+            await connection.execute(_record(schema, each).encode())
+    return [each.name for each in missing]

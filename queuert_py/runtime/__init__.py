@@ -1,0 +1,1 @@
+"""The only starter of tasks and threads: workers, attempts, leases, waiters."""

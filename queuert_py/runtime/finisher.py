@@ -1,0 +1,253 @@
+"""Group commit: whatever has gathered while the last batch was being written goes into the next. Two lanes of writing:
+
+plain  completions nobody waits for, and continuations: one connection, never waits for a row lock
+settle everything else, and what plain did not match: one transaction a batch on another connection; what is locked is tried again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, Protocol
+
+import psycopg
+
+from queuert_py import payload
+from queuert_py.decisions.faults import Fault, pause
+from queuert_py.postgres import rows
+from queuert_py.postgres.database import Link, fault_of
+from queuert_py.postgres.store import Call, Store
+from queuert_py.runtime.attempt import Attempt
+from queuert_py.values import Delay, Ending, LiveJob, Step, Verdict
+
+logger = logging.getLogger("queuert_py.worker")
+BATCH = 500
+Item = tuple[Attempt, Verdict]
+
+
+class Owner(Protocol):
+    """The worker, as the finisher sees it."""
+
+    lease: timedelta
+
+    def hands_off(self, step: Step, attempt: Attempt) -> bool: ...
+    def finished(self, attempt: Attempt) -> None: ...
+    def ended(self, attempt: Attempt, ending: Ending, watched: bool) -> None: ...
+    def advanced(self, attempt: Attempt, step: Step, answer: tuple[Any, ...] | None) -> None: ...
+    def delayed(self, attempt: Attempt, delay: Delay, answer: tuple[Any, ...] | None) -> None: ...
+    def unblocked(self, answers: Iterable[tuple[Any, ...]]) -> None: ...
+    def lost(self, attempt: Attempt, fate: str) -> None: ...
+
+
+class Finisher:
+    """Writes verdicts. `put` never waits; the owner is told when a batch has committed."""
+
+    def __init__(self, owner: Owner, store: Store, plain: Link, settle: Link) -> None:
+        self._owner = owner
+        self._store = store
+        self._plain_link = plain
+        self._settle_link = settle
+        self._completions: list[tuple[Attempt, Ending]] = []
+        self._steps: list[tuple[Attempt, Step]] = []
+        self._rest: list[Item] = []
+        self._plain_wake = asyncio.Event()
+        self._settle_wake = asyncio.Event()
+        self._busy = 0
+
+    def put(self, attempt: Attempt, verdict: Verdict) -> None:
+        """Take a verdict to be written with the next batch."""
+        if isinstance(verdict, Step):
+            self._steps.append((attempt, verdict))
+        elif isinstance(verdict, Ending) and verdict.outcome == "completed" and not attempt.row.watched:
+            self._completions.append((attempt, verdict))
+        else:
+            self._rest.append((attempt, verdict))
+            self._settle_wake.set()
+            return
+        self._plain_wake.set()
+
+    @property
+    def idle(self) -> bool:
+        return not (self._completions or self._steps or self._rest or self._busy)
+
+    async def write_plain(self) -> None:
+        """The plain lane; runs until cancelled."""
+        while True:
+            await self._plain_wake.wait()
+            self._plain_wake.clear()
+            completions, self._completions = self._completions[:BATCH], self._completions[BATCH:]
+            steps, self._steps = self._steps[:BATCH], self._steps[BATCH:]
+            if self._completions or self._steps:
+                self._plain_wake.set()
+            self._busy += 1
+            try:
+                if completions:
+                    await self._finish(completions)
+                if steps:
+                    await self._advance(steps)
+            finally:
+                self._busy -= 1
+
+    async def _finish(self, batch: list[tuple[Attempt, Ending]]) -> None:
+        parts = [rows.finish_row(attempt.row, ending.output or "null", ending.output_type) for attempt, ending in batch]
+        done = await self._persist(self._plain_link, lambda link: link.run(self._store.finish_jobs(parts)), batch)
+        if done is None:
+            return
+        matched = set(done)
+        for attempt, ending in batch:
+            if attempt.row.sequence_id in matched:
+                self._owner.finished(attempt)
+            else:
+                self._settle((attempt, ending))
+
+    async def _advance(self, batch: list[tuple[Attempt, Step]]) -> None:
+        parts = [rows.step_row(attempt.row, step, self._owner.hands_off(step, attempt)) for attempt, step in batch]
+        calls: tuple[Call[Any], ...] = (self._store.finish_steps(parts), self._store.advance_jobs(parts, self._owner.lease))
+        done = await self._persist(self._plain_link, lambda link: link.transact(*calls), batch)
+        if done is None:
+            return
+        answers = {answer[0]: answer for answer in done[1]}
+        for attempt, step in batch:
+            answer = answers.get(attempt.row.sequence_id)
+            if answer is not None:
+                self._owner.advanced(attempt, step, answer)
+            else:
+                self._settle((attempt, step))
+
+    def _settle(self, item: Item) -> None:
+        self._rest.append(item)
+        self._settle_wake.set()
+
+    async def settle(self) -> None:
+        """The settling lane; runs until cancelled."""
+        stuck = 0
+        while True:
+            await self._settle_wake.wait()
+            self._settle_wake.clear()
+            batch, self._rest = self._rest[:BATCH], self._rest[BATCH:]
+            if not batch:
+                continue
+            self._busy += 1
+            try:
+                left = await self._settle_batch(batch)
+            finally:
+                self._busy -= 1
+            stuck = stuck + 1 if left else 0
+            if self._rest:
+                self._settle_wake.set()
+            if left:  # rows that somebody's open transaction holds: again shortly, without waiting on their locks
+                self._rest.extend(left)
+                asyncio.get_running_loop().call_later(min(1.0, 0.01 * 2 ** min(stuck, 7)), self._settle_wake.set)
+
+    async def _settle_batch(self, batch: list[Item]) -> list[Item]:
+        """One transaction for all; returns what could not be written because its row is locked."""
+        calls = settle_calls(self._store, [(attempt.row, verdict, self._hand(attempt, verdict)) for attempt, verdict in batch], self._owner.lease)
+        answers = await self._persist(self._settle_link, lambda link: link.transact(*calls.values()), batch)
+        if answers is None:
+            return []
+        named = dict(zip(calls, answers, strict=True))
+        ended, advanced, delayed = ({row[0]: row for row in named.get(name, ())} for name in ("end_jobs", "advance_jobs", "delay_jobs"))
+        missing: list[Item] = []
+        for attempt, verdict in batch:
+            key = attempt.row.sequence_id
+            match verdict:
+                case Ending() if key in ended:
+                    self._owner.ended(attempt, verdict, ended[key][1])
+                case Step() if key in advanced:
+                    self._owner.advanced(attempt, verdict, advanced[key])
+                case Delay() if key in delayed:
+                    self._owner.delayed(attempt, verdict, delayed[key])
+                case _:
+                    missing.append((attempt, verdict))
+        self._owner.unblocked(named.get("unblock_jobs", ()))
+        return await self._look(missing) if missing else []
+
+    def _hand(self, attempt: Attempt, verdict: Verdict) -> bool:
+        return isinstance(verdict, Step) and self._owner.hands_off(verdict, attempt)
+
+    async def _look(self, items: list[Item]) -> list[Item]:
+        """The fate of rows that did not match: still mine means locked."""
+        call = self._store.read_fates([rows.epoch_row(attempt.row) for attempt, _ in items])
+        answers = await self._persist(self._settle_link, lambda link: link.run(call), [])
+        fates = {(key, epoch): fate for key, epoch, fate in answers or []}
+        locked: list[Item] = []
+        for attempt, verdict in items:
+            fate = fates.get((attempt.row.sequence_id, attempt.row.epoch), "deleted")
+            match fate, verdict:
+                case "mine", _:
+                    locked.append((attempt, verdict))
+                case "written", Ending():
+                    self._owner.ended(attempt, verdict, True)
+                case "written", Step():
+                    self._owner.advanced(attempt, verdict, None)
+                case "lease_lost", Delay():
+                    self._owner.delayed(attempt, verdict, None)
+                case _:
+                    self._owner.lost(attempt, fate)
+        return locked
+
+    async def _persist(self, link: Link, write: Callable[[Link], Any], batch: list[Any]) -> list[Any] | None:
+        """Write until it is written: every statement matches by epoch, so writing it twice changes nothing. A batch that the database
+        refuses is done row by row (None then), so that one bad row fails alone."""
+        tried = 0
+        while True:
+            try:
+                answer: list[Any] = await write(link)
+            except (psycopg.Error, OSError) as error:
+                fault = fault_of(error)
+                if fault is Fault.BROKEN and batch and not self._link_broke(error):
+                    self._single_out(batch, error)
+                    return None
+                tried += 1
+                logger.log(logging.DEBUG if tried > 1 else logging.WARNING, "completions not written yet: %s", error)
+                await asyncio.sleep(min(1.0, pause(fault or Fault.LOST, tried, random.random())))
+            else:
+                return answer
+
+    @staticmethod
+    def _link_broke(error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) is None
+
+    def _single_out(self, batch: list[Any], error: BaseException) -> None:
+        if len(batch) > 1:
+            logger.warning("a batch of %d was refused, writing its rows one by one: %s", len(batch), error)
+            for item in batch:
+                asyncio.get_running_loop().call_soon(self._alone, item)
+            return
+        attempt, verdict = batch[0]
+        if isinstance(verdict, Ending) and verdict.outcome == "failed":
+            logger.error("job %s cannot be written at all: %s", attempt.row.sequence_id, error)
+            self._owner.lost(attempt, "lease_lost")
+            return
+        self._settle((attempt, Ending("failed", reason="error", error=payload.error_json(error))))
+
+    def _alone(self, item: Item) -> None:
+        task = asyncio.ensure_future(self._settle_alone(item))
+        task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+
+    async def _settle_alone(self, item: Item) -> None:
+        left = await self._settle_batch([item])
+        for each in left:
+            self._settle(each)
+
+
+def settle_calls(store: Store, items: list[tuple[LiveJob, Verdict, bool]], lease: timedelta) -> dict[str, Call[Any]]:
+    """The statements that write any verdicts, by name, in the order in which they must run in one transaction."""
+    calls: dict[str, Call[Any]] = {}
+    endings = [(job, verdict) for job, verdict, _ in items if isinstance(verdict, Ending)]
+    steps = [rows.step_row(job, verdict, handoff) for job, verdict, handoff in items if isinstance(verdict, Step)]
+    completed = [rows.epoch_row(job) for job, ending in endings if ending.outcome == "completed"]
+    delays = [rows.delay_row(job, verdict) for job, verdict, _ in items if isinstance(verdict, Delay)]
+    if endings:
+        calls["end_jobs"] = store.end_jobs([rows.end_row(job, ending) for job, ending in endings])
+    if completed:
+        calls["unblock_jobs"] = store.unblock_jobs(completed)
+    if steps:
+        calls["finish_steps"] = store.finish_steps(steps)
+        calls["advance_jobs"] = store.advance_jobs(steps, lease)
+    if delays:
+        calls["delay_jobs"] = store.delay_jobs(delays)
+    return calls

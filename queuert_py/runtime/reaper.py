@@ -1,0 +1,128 @@
+"""Takes jobs back from workers that are gone: by their presence within a second or two, by their leases at the latest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from queuert_py import payload
+from queuert_py.decisions import judge
+from queuert_py.decisions.leases import renew_every
+from queuert_py.postgres.database import Database, Link
+from queuert_py.postgres.store import together
+from queuert_py.runtime.finisher import settle_calls
+from queuert_py.runtime.leases import presence_class
+from queuert_py.values import LiveJob, Verdict
+
+logger = logging.getLogger("queuert_py.worker")
+LOOK = 0.5
+"""Seconds between looks at the others' presence: gone in two of them, a worker is gone."""
+BATCH = 1000
+
+
+class Reaper:
+    """Every worker has one; no leader. `policy_of(type)` gives a job type's policy, `told` the hints of what is ready again."""
+
+    def __init__(
+        self,
+        database: Database,
+        link: Link,
+        worker_id: str,
+        lease: float,
+        policy_of: Callable[[str], judge.Policy],
+        told: Callable[[Iterable[tuple[Any, ...]]], None],
+        done: Callable[[Iterable[str]], None],
+    ) -> None:
+        self._database = database
+        self._link = link
+        self._id = worker_id
+        self._lease = lease
+        self._policy_of = policy_of
+        self._told = told
+        self._done = done
+        self._quiet_until = 0.0
+        self._sweep_at = 0.0
+        self._absent: set[str] = set()
+
+    def hold_back(self) -> None:
+        """After an outage every lease looks dead: reap nothing for one renew interval, so that the living renew first."""
+        self._quiet_until = time.monotonic() + renew_every(self._lease) * (1 + random.random() / 10)
+        self._absent.clear()
+
+    async def run(self) -> None:
+        await self._start()
+        while True:
+            try:
+                await self.once()
+            except (psycopg.Error, OSError) as error:
+                logger.debug("reaping postponed: %s", error)
+            await asyncio.sleep(min(LOOK, self._lease / 4) * (0.8 + random.random() * 0.4))
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                age = (await self._link.run(self._database.store.postmaster_age()))[0]
+            except (psycopg.Error, OSError):
+                await asyncio.sleep(LOOK)
+                continue
+            if age < renew_every(self._lease):
+                self.hold_back()
+            return
+
+    async def once(self) -> int:
+        """One look; how many jobs were taken back."""
+        if time.monotonic() < self._quiet_until:
+            return 0
+        seen = await self._link.run(self._database.store.find_absent(presence_class(self._database.schema)))
+        absent = {id for id, free in seen if free and id != self._id}
+        gone = sorted(absent & self._absent)
+        self._absent = absent
+        now = time.monotonic()
+        if not gone and now < self._sweep_at:
+            return 0
+        self._sweep_at = now + min(1.0, self._lease / 3) * max(1, len(seen)) * (0.5 + random.random() / 2)
+        taken = await self._link.use(lambda connection: self._reap(connection, gone))
+        if gone:
+            await self._link.run(self._database.store.remove_workers(gone))
+        return taken
+
+    async def _reap(self, connection: AsyncConnection[Any], gone: list[str]) -> int:
+        """Lock what is lost, decide, write: one transaction."""
+        store = self._database.store
+        async with connection.transaction():
+            found = await store.lock_lost(gone, BATCH).on(connection)
+            if not found:
+                return 0
+            items = [self._judge(row) for row in found]
+            calls = settle_calls(store, items, None)
+            answers = dict(zip(calls, await together(connection, *calls.values()), strict=True))
+        workers = sorted({str(row[-1]) for row in found})
+        logger.warning("took back %d job(s) of %s", len(found), ", ".join(workers))
+        self._told((queue_row[1:] for queue_row in answers.get("delay_jobs", ())))
+        self._done(key for key, watched in answers.get("end_jobs", ()) if watched)
+        return len(found)
+
+    def _judge(self, row: tuple[Any, ...]) -> tuple[LiveJob, Verdict, bool]:
+        lane, sequence_id, position, epoch, type_, attempt, crash_count, begun, max_attempts, worker = row
+        error = payload.note_json("WorkerLost", f"worker {worker} died, or lost its lease, while it ran this job")
+        verdict = judge.after_loss(
+            self._policy_of(type_),
+            error,
+            begun=begun,
+            override=max_attempts,
+            attempt=attempt,
+            crash_count=crash_count,
+            random=random.random(),
+        )
+        blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
+        known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type_}
+        return LiveJob(**{**blank, **known}), verdict, False
+
+

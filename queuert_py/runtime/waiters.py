@@ -1,0 +1,145 @@
+"""Waiting for results: one listening connection and one batched look per wake-up serve any number of waiters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from queuert_py.errors import DatabaseUnavailableError
+from queuert_py.postgres import rows
+from queuert_py.postgres.database import Database
+from queuert_py.postgres.listener import Listener
+
+logger = logging.getLogger("queuert_py.waiters")
+AGAIN = 0.05
+POLL = 5.0
+DEAF_POLL = 1.0
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a sequence ended; outcome None: there is no such sequence."""
+
+    outcome: str | None
+    reason: str | None
+    output: str | None
+    output_type: str | None
+    error: Any
+    type: str | None
+
+
+class Waiters:
+    """Futures by sequence id. Subscribe, check, wait: marked as watched first, looked at in a second statement, told by hints, and
+    polled for what hints may have lost."""
+
+    def __init__(self, database: Database, listener: Callable[[], Listener]) -> None:
+        self._database = database
+        self._listener = listener
+        self._waiting: dict[str, list[asyncio.Future[Ended]]] = {}
+        self._look_at: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._leave: Callable[[], None] | None = None
+
+    async def wait(self, sequence_id: str) -> Ended:
+        """How the sequence ended, once it has. Cancel it to give up."""
+        if self._leave is None:
+            self._leave = self._listener().subscribe(self._hint, self._look_at_all)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="queuert waiters")
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(sequence_id, []).append(future)
+        self._look_at[sequence_id] = None
+        self._wake.set()
+        try:
+            return await future
+        finally:
+            left = self._waiting.get(sequence_id, [])
+            if future in left:
+                left.remove(future)
+            if not left:
+                self._waiting.pop(sequence_id, None)
+
+    def ended(self, ids: Iterable[str]) -> None:
+        """Told by a worker of this process: these have ended."""
+        for id in ids:
+            if id in self._waiting:
+                self._look_at[id] = None
+                self._wake.set()
+
+    async def stop(self) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def _hint(self, hint: str) -> None:
+        if hint.startswith("d:"):
+            self.ended([hint[2:]])
+
+    def _look_at_all(self) -> None:
+        self._look_at.update(dict.fromkeys(self._waiting))
+        self._wake.set()
+
+    async def _run(self) -> None:
+        polled = time.monotonic()
+        while self._waiting:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), DEAF_POLL if self._listener().deaf else POLL)
+            self._wake.clear()
+            if time.monotonic() - polled > (DEAF_POLL if self._listener().deaf else POLL) * 0.9:
+                polled = time.monotonic()
+                self._look_at.update(dict.fromkeys(self._waiting))
+            wanted = [id for id in self._look_at if id in self._waiting]
+            self._look_at.clear()
+            for start in range(0, len(wanted), BATCH):
+                try:
+                    await self._look(wanted[start : start + BATCH])
+                except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
+                    logger.debug("waiters look again: %s", error)
+                    self._later(wanted[start:])
+                    break
+
+    async def _look(self, ids: list[str]) -> None:
+        lanes = self._database.store.lanes
+        parts = [rows.sequence_row(id, lane_of_text(id, lanes)) for id in ids]
+        await self._database.run(self._database.store.mark_watched(parts))
+        unsure: list[str] = []
+        for id, watched, *ended in await self._database.run(self._database.store.read_results(parts)):
+            if ended[0] is not None or watched is None:
+                for future in self._waiting.get(id, []):
+                    if not future.done():
+                        future.set_result(Ended(*ended))
+            elif not watched:
+                unsure.append(id)
+        if unsure:
+            self._later(unsure)
+
+    def _later(self, ids: Iterable[str]) -> None:
+        """Neither marked nor finished (its row is locked), or not looked at: again shortly."""
+        again = dict.fromkeys(ids)
+
+        def look() -> None:
+            self._look_at.update(again)
+            self._wake.set()
+
+        asyncio.get_running_loop().call_later(AGAIN, look)
+
+
+def lane_of_text(id: str, lanes: int) -> int:
+    """As lane_of, of an id as text."""
+    return int(id[-2:], 16) % lanes
+
+
