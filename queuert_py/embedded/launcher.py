@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-from queuert_py.embedded import folders, locks
+from queuert_py.embedded import folders, locks, template
 from queuert_py.embedded.binaries import WAY_OUT, Binaries, find_binaries
 from queuert_py.embedded.folders import SOCKET, Account
 from queuert_py.errors import EmbeddedError
@@ -223,12 +223,12 @@ class Launch:
                 "%s holds data of PostgreSQL %s, which %s cannot read: a new, empty database is made beside it.",
                 self.home.parent, ", ".join(others), self.binaries.version,
             )  # fmt: skip
-        binaries = folders.reachable(self.binaries, self.account)
+        binaries = template.reachable(self.binaries, self.account)
         fresh = self.home / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        folders.copy(folders.template(binaries, self.account), fresh)
+        template.copy(template.template(binaries, self.account), fresh)
         if not self.ephemeral:
-            folders.sync(fresh, binaries, self.account)
+            template.sync(fresh, binaries, self.account)
         fresh.rename(self.data)
 
     def sockets(self, last: Postmaster | None) -> Path:
@@ -241,7 +241,7 @@ class Launch:
         return self.account.own(fresh)
 
     def command(self, sockets: Path) -> list[str]:
-        postgres = folders.reachable(self.binaries, self.account).postgres
+        postgres = template.reachable(self.binaries, self.account).postgres
         settings = {**self.settings, "unix_socket_directories": str(sockets)}
         return [
             str(postgres),

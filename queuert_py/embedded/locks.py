@@ -1,13 +1,14 @@
 """File locks (flock): they belong to an open file, and go with the process, however it ends.
 
-Every unlock is explicit: a child that another thread forks meanwhile has the same open file, and a mere close would leave it locked.
+Every unlock is explicit: a child that another thread forks meanwhile has the same open file, and a mere close would leave it
+locked.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def release(lock: int) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Generator[None]:
     """Hold the lock, waiting for it."""
     lock = open_lock(path)
     try:

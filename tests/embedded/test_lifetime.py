@@ -41,10 +41,10 @@ def test_the_last_to_close_stops_the_server(project: Path) -> None:
     until_gone(pid)
 
 
-def test_many_processes_that_start_at_once_get_one_server(project: Path) -> None:
+def test_many_processes_that_start_at_once_get_one_server(fresh_project: Path) -> None:
     with ExitStack() as stack:
         with ThreadPoolExecutor(8) as pool:
-            clients = [*pool.map(lambda _: stack.enter_context(client(project)), range(8))]
+            clients = [*pool.map(lambda _: stack.enter_context(client(fresh_project)), range(8))]
         assert len({each.dsn for each in clients}) == 1
         assert [ask(each.dsn, "select 1") for each in clients] == [1] * 8
 
@@ -114,10 +114,10 @@ def test_all_killed_and_the_socket_folder_swept_away(project: Path) -> None:
 
 def test_a_dead_servers_number_may_be_anothers(project: Path) -> None:
     with client(project) as victim:
-        owner = victim.data.stat().st_uid
+        owner = victim.data.stat().st_uid if os.geteuid() == 0 else None
         kill_all(keeper(victim.data), postmaster(victim.data))
         victim.kill()
-    with subprocess.Popen(["sleep", "60"], user=owner if os.geteuid() == 0 else None) as stranger:
+    with subprocess.Popen(["sleep", "60"], user=owner) as stranger:
         for path in (victim.data / "postmaster.pid", sockets(victim.dsn) / ".s.PGSQL.5432.lock"):
             path.write_text("\n".join([str(stranger.pid), *path.read_text().splitlines()[1:]]) + "\n")
         with open_server(project) as again:
@@ -177,7 +177,9 @@ def test_the_keeper_does_not_hold_the_output_of_who_started_it(project: Path) ->
 
 
 def test_a_child_that_is_run_meanwhile_does_not_keep_the_server() -> None:
-    script = CLIENT.replace("sys.stdin.read()", "import subprocess; print(subprocess.Popen(['sleep', '60'], close_fds=False).pid, flush=True)")
+    script = CLIENT.replace(
+        "sys.stdin.read()", "import subprocess; print(subprocess.Popen(['sleep', '60'], close_fds=False).pid, flush=True)"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout is not None
         _, data, child = (process.stdout.readline().strip() for _ in range(3))
@@ -201,5 +203,7 @@ print(server.data.exists())
 
 
 def test_a_forked_child_cannot_give_up_its_parents_hold() -> None:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, env=environment(), check=False
+    )
     assert (done.stdout.split(), done.stderr) == (["True", "False"], "")

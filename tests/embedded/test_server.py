@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from queuert_py.embedded import Server, default_path, open_server
 from queuert_py.errors import EmbeddedError
 
-from .conftest import ask, do, environment, postmaster, sockets, until_gone
+from .conftest import ask, do, environment, postmaster, sockets, until, until_gone
 
 
 def test_a_persistent_server_answers(project: Path) -> None:
@@ -24,6 +26,12 @@ def test_a_persistent_server_answers(project: Path) -> None:
 def test_an_ephemeral_server_answers() -> None:
     with open_server(ephemeral=True) as server:
         assert ask(server.dsn, "select 1") == 1
+
+
+@pytest.fixture(scope="module")
+def common() -> Iterator[Server]:
+    with open_server(ephemeral=True) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -39,14 +47,8 @@ def test_an_ephemeral_server_answers() -> None:
         ("select bool_and(rolsuper) from pg_roles where rolname = current_user", True),
     ],
 )
-def test_it_is_set_up_for_use(query: str, answer: object, ephemeral: Server) -> None:
-    assert ask(ephemeral.dsn, query) == answer
-
-
-@pytest.fixture(scope="module")
-def ephemeral():  # type: ignore[no-untyped-def]
-    with open_server(ephemeral=True) as server:
-        yield server
+def test_it_is_set_up_for_use(query: str, answer: object, common: Server) -> None:
+    assert ask(common.dsn, query) == answer
 
 
 def test_commits_are_durable_where_the_data_stays(project: Path) -> None:
@@ -110,13 +112,25 @@ def test_the_project_ignores_its_data(project: Path) -> None:
         assert (project / ".gitignore").read_text() == "*\n"
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = {*Path("/tmp").glob("queuert-*"), *Path("/run").glob("queuert-*")}
-    with pytest.raises(EmbeddedError, match=r"(?s)ended as it started.*invalid value for parameter.*QUEUERT_DSN"):
-        open_server(ephemeral=True, settings={"shared_buffers": "much"})
-    from .conftest import until
+def folders_made() -> set[Path]:
+    return {path for base in ("/tmp", "/run", tempfile.gettempdir()) for path in Path(base).glob("queuert-????????")}
 
-    until(lambda: {*Path("/tmp").glob("queuert-*"), *Path("/run").glob("queuert-*")} <= before, "its folders to be removed")
+
+@pytest.mark.parametrize("ephemeral", [True, False])
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing(ephemeral: bool, project: Path) -> None:
+    before = folders_made()
+    path = None if ephemeral else project
+    with pytest.raises(EmbeddedError, match=r"(?s)ended as it started.*invalid value for parameter.*QUEUERT_DSN"):
+        open_server(path, ephemeral=ephemeral, settings={"shared_buffers": "much"})
+    until(lambda: folders_made() <= before, "its folders to be removed")
+
+
+def test_an_interpreter_that_does_not_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = folders_made()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(EmbeddedError, match="keeper of the embedded PostgreSQL could not be started with /bin/false"):
+        open_server(ephemeral=True)
+    assert folders_made() <= before
 
 
 def test_the_default_path_is_the_nearest_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +145,11 @@ def test_the_default_path_is_the_nearest_project(tmp_path: Path, monkeypatch: py
 def test_nothing_is_said_by_a_strict_interpreter(project: Path) -> None:
     script = "import sys, pathlib, queuert_py.embedded as e; e.open_server(pathlib.Path(sys.argv[1])).close(); e.open_server(ephemeral=True)"
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", script, project], capture_output=True, text=True, env=environment(), check=False
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script, project],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

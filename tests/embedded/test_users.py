@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from queuert_py.embedded import binaries, folders, open_server
+from queuert_py.embedded import binaries, folders, open_server, template
 from queuert_py.embedded.launcher import Launch
 from queuert_py.errors import EmbeddedError
 
 from .conftest import CLIENT, REPOSITORY, ask, is_gone, postmaster, until_gone
 
 NOBODY = pwd.getpwnam("nobody")
-OPEN_AND_ASK = CLIENT.replace("sys.stdin.read()", "import psycopg; print(psycopg.connect(server.dsn).execute('select 1').fetchone())")
+OPEN_AND_ASK = CLIENT.replace(
+    "sys.stdin.read()", "import psycopg; print(psycopg.connect(server.dsn).execute('select 1').fetchone())"
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 
 
@@ -39,7 +41,7 @@ def home() -> Iterator[Path]:
 
 
 @needs_root
-def test_root_under_a_private_home_changes_no_permission(home: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_under_a_private_home_changes_no_permission(home: Path, missing_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = binaries.find_binaries().package
     if package is None:
         pytest.skip("needs the wheel")
@@ -56,7 +58,7 @@ def test_root_under_a_private_home_changes_no_permission(home: Path, root: Path,
     before = permissions(home, Path("/var/lib"), Path("/run"))
     with open_server(home / "project" / ".queuert") as server, open_server(ephemeral=True) as other:
         assert ask(server.dsn, "select 1") == ask(other.dsn, "select 1") == 1
-        assert server.data.is_relative_to(root / "projects")
+        assert server.data.is_relative_to(missing_root / "projects")
         assert (home / "project").exists()
         during = permissions(home, Path("/var/lib"), Path("/run"))
     after = permissions(home, Path("/var/lib"), Path("/run"))
@@ -78,20 +80,22 @@ def test_roots_folders_are_closed_to_others(root: Path, home: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize(("mode", "owner"), [(0o755, 0), (0o777, 0), (0o711, NOBODY.pw_uid)])
-def test_roots_folder_that_is_not_as_it_should_be_is_refused_and_left(root: Path, home: Path, mode: int, owner: int) -> None:
-    root.mkdir()
-    root.chmod(mode)
-    os.chown(root, owner, -1)
+def test_roots_folder_that_is_not_as_it_should_be_is_refused_and_left(
+    missing_root: Path, home: Path, mode: int, owner: int
+) -> None:
+    missing_root.mkdir()
+    missing_root.chmod(mode)
+    os.chown(missing_root, owner, -1)
     with pytest.raises(EmbeddedError, match=r"(?s)root is not as.*left as it is.*QUEUERT_DSN"):
         open_server(home / ".queuert")
-    assert (root.stat().st_mode & 0o7777, root.stat().st_uid) == (mode, owner)
-    assert [*root.iterdir()] == []
+    assert (missing_root.stat().st_mode & 0o7777, missing_root.stat().st_uid) == (mode, owner)
+    assert [*missing_root.iterdir()] == []
 
 
 @needs_root
-def test_roots_folder_may_not_be_a_link(root: Path, home: Path) -> None:
+def test_roots_folder_may_not_be_a_link(missing_root: Path, home: Path) -> None:
     (home / "elsewhere").mkdir(mode=0o711)
-    root.symlink_to(home / "elsewhere")
+    missing_root.symlink_to(home / "elsewhere")
     with pytest.raises(EmbeddedError, match="root is not as"):
         open_server(home / ".queuert")
 
@@ -121,7 +125,9 @@ def interpreter() -> str:
     show = "import sys; print(sys.version_info[:2])"
     for program in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            said = subprocess.check_output([program, "-c", show], user=NOBODY.pw_uid, group=NOBODY.pw_gid, extra_groups=[], text=True, cwd="/")
+            said = subprocess.check_output(
+                [program, "-c", show], user=NOBODY.pw_uid, group=NOBODY.pw_gid, extra_groups=[], text=True, cwd="/"
+            )
             if said.strip() == str(sys.version_info[:2]):
                 return program
     pytest.skip("no interpreter of this version that `nobody` may run")
@@ -198,7 +204,9 @@ def test_a_user_without_a_name_is_told_the_way_out(home: Path) -> None:
 @needs_root
 def test_a_full_disk_is_said_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "tmpfs", small], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "tmpfs", small], check=False, capture_output=True
+    ).returncode:
         small.rmdir()
         pytest.skip("may not mount a small disk")
     try:
@@ -211,20 +219,20 @@ def test_a_full_disk_is_said_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch)
         small.rmdir()
 
 
-def test_data_of_an_older_postgresql_is_named_and_left(project: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with open_server(project) as server:
+def test_data_of_an_older_postgresql_is_named_and_left(fresh_project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_server(fresh_project) as server:
         home = server.data.parent
     home.rename(home.with_name("17"))
-    with open_server(project) as server:
+    with open_server(fresh_project) as server:
         assert ask(server.dsn, "select 1") == 1
         assert not is_gone(postmaster(server.data))
     assert "holds data of PostgreSQL 17" in caplog.text
 
 
-def test_a_half_made_data_folder_is_made_anew(project: Path) -> None:
-    launch = Launch.of(project, fsync=None, settings={})
+def test_a_half_made_data_folder_is_made_anew(fresh_project: Path) -> None:
+    launch = Launch.of(fresh_project, fsync=None, settings={})
     (launch.home / "data.new" / "base").mkdir(parents=True)
-    with open_server(project) as server:
+    with open_server(fresh_project) as server:
         assert ask(server.dsn, "select 1") == 1
     assert not (launch.home / "data.new").exists()
 
@@ -233,7 +241,8 @@ def test_two_templates_made_at_once_are_one(root: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     account = folders.server_account()
-    found = folders.reachable(binaries.find_binaries(), account)
+    shutil.rmtree(root / "templates", ignore_errors=True)
+    found = template.reachable(binaries.find_binaries(), account)
     with ThreadPoolExecutor(3) as pool:
-        assert len({*pool.map(lambda _: folders.template(found, account), range(3))}) == 1
+        assert len({*pool.map(lambda _: template.template(found, account), range(3))}) == 1
     assert len([*(root / "templates").iterdir()]) == 1

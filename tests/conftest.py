@@ -1,0 +1,84 @@
+"""A real PostgreSQL for every test: QUEUERT_TEST_DSN, else --queuert-pg=docker:17, else the embedded one. One database, clean for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from queuert_py import Engine
+from queuert_py.postgres.migrate import script
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--queuert-pg", default="", help="docker:17 runs the tests on that image (needs a Docker engine and testcontainers)")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The DSN of a server on which databases can be made."""
+    image = str(request.config.getoption("--queuert-pg"))
+    if os.environ.get("QUEUERT_TEST_DSN"):
+        yield os.environ["QUEUERT_TEST_DSN"]
+    elif image.startswith("docker:"):
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer(f"postgres:{image.removeprefix('docker:')}", driver=None) as container:
+            yield container.get_connection_url()
+    else:
+        from queuert_py.embedded import open_server
+
+        with open_server(ephemeral=True) as embedded:
+            yield embedded.dsn
+
+
+@pytest.fixture(scope="session")
+def database(server: str) -> Iterator[str]:
+    """A database of this test run's own, with the schema in it."""
+    name = f"queuert_test_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        dsn = make_conninfo(server, dbname=name)
+        with psycopg.connect(dsn, autocommit=True) as inside:
+            inside.execute(script("queuert").encode())
+        yield dsn
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def dsn(database: str) -> Iterator[str]:
+    """The database, as empty as it was made."""
+    yield database
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+        tables = connection.execute(
+            "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname = 'queuert' and tablename not in ('migration', 'setting')"
+        )
+        connection.execute(b"truncate " + ", ".join(row[0] for row in tables).encode())
+        connection.execute("drop schema public cascade; create schema public")
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection of the test's own, autocommit."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def engine(dsn: str) -> AsyncIterator[Engine]:
+    """An engine on the clean database; declare job types on it, then `async with engine.worker():`."""
+    engine = Engine(dsn)
+    yield engine
+    await engine.close()
