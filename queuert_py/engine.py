@@ -43,7 +43,7 @@ from queuert_py.postgres.listener import Listener, Notifier
 from queuert_py.postgres.store import together
 from queuert_py.runtime.waiters import Ended, Waiters
 from queuert_py.runtime.worker import Settings, Worker
-from queuert_py.sequence import JobSequence
+from queuert_py.sequence import Collected, JobSequence
 from queuert_py.values import (
     AttemptRecord,
     Continuation,
@@ -271,19 +271,19 @@ class Engine(JobTypes[Tx]):
         return handles[0]
 
     @overload
-    async def start_sequences(
+    async def start_sequences(  # type: ignore[overload-overlap]
         self, requests: tuple[Request[A], Request[B]], /, *, tx: Tx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B]]: ...
     @overload
-    async def start_sequences(
+    async def start_sequences(  # type: ignore[overload-overlap]
         self, requests: tuple[Request[A], Request[B], Request[C]], /, *, tx: Tx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C]]: ...
     @overload
-    async def start_sequences(
+    async def start_sequences(  # type: ignore[overload-overlap]
         self, requests: tuple[Request[A], Request[B], Request[C], Request[D]], /, *, tx: Tx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C], JobSequence[D]]: ...
     @overload
-    async def start_sequences(
+    async def start_sequences(  # type: ignore[overload-overlap]
         self, requests: tuple[Request[A], Request[B], Request[C], Request[D], Request[E]], /, *, tx: Tx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C], JobSequence[D], JobSequence[E]]: ...
     @overload
@@ -352,13 +352,15 @@ class Engine(JobTypes[Tx]):
         if known is not job_type:
             raise UsageError(f"{job_type.name!r} is another job type than the one mounted on this engine{which}: mount its registry.")
         if not job_type.startable:
-            raise NotStartableError(f"{job_type.name!r} is internal{which}: only continue_with reaches it. Start the type that leads to it.")
-        blockers: list[UUID] = []
+            raise NotStartableError(
+                f"{job_type.name!r} is internal{which}: only continue_with reaches it. Start the type that leads to it."
+            )
+        blockers = Collected()
         try:
             text = job_type.dump_input(request.input, self.max_payload, blockers)
         except InvalidInputError as error:
             raise InvalidInputError(f"{error}{which}", **error.details) from error.__cause__
-        if blockers:
+        if blockers.ids:
             raise UsageError(f"{job_type.name!r}: inputs with Blocker fields cannot be started yet{which}.")
         fields, own_id = _fields(job_type, options)
         key = fields.get("key")
@@ -401,8 +403,8 @@ class Engine(JobTypes[Tx]):
     def sequence(self, job_type: str, id: UUID, /, *, output: type[Out]) -> JobSequence[Out]: ...
     def sequence(self, job_type: Any, id: UUID, /, *, output: Any = None) -> Any:
         """A handle from an id (another request, another process): no round trip, no check that it exists. A Blocker, too."""
-        found = self.get(job_type) if isinstance(job_type, str) else job_type
-        return JobSequence(id, found.name, self, found.contract.outputs)
+        found: InternalJobType[Any, Any] = self.get(job_type) if isinstance(job_type, str) else job_type
+        return JobSequence[Any](id, found.name, self, found.contract.outputs)
 
     async def result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any:
         """See `JobSequence.result`."""
@@ -429,6 +431,8 @@ class Engine(JobTypes[Tx]):
                 raise SequenceExpiredError(f"{name} was not started before it expired.")
             case None:
                 raise SequenceNotFoundError(f"{name} does not exist: it was deleted, or its start was not committed.")
+            case _:
+                pass
         attempts = await self.list_attempts(sequence.id)
         error = cast("dict[str, Any]", ended.error or {})
         what = f"{error.get('type', 'error')}: {error.get('message', '')}".strip()
@@ -580,9 +584,9 @@ class Engine(JobTypes[Tx]):
         """Check a continuation and dump it. Raises what is the handler's fault."""
         job_type = continuation.job_type
         known = self.get(job_type.name)
-        blockers: list[UUID] = []
+        blockers = Collected()
         text = known.dump_input(continuation.input, self.max_payload, blockers)
-        if blockers:
+        if blockers.ids:
             raise UsageError(f"{job_type.name!r}: inputs with Blocker fields cannot be continued with yet.")
         delay, at = _when(continuation.options)
         options = known.options
@@ -606,7 +610,7 @@ class Engine(JobTypes[Tx]):
 
 
 class _Embedded:
-    def __init__(self, path: Path | None, ephemeral: bool) -> None:  # noqa: FBT001
+    def __init__(self, path: Path | None, ephemeral: bool) -> None:
         self.path, self.ephemeral = path, ephemeral
 
 
@@ -649,13 +653,13 @@ def _when(options: StartOptions | ContinueOptions) -> tuple[timedelta | None, da
     if delay is None:
         return None, at
     span = seconds(delay)
-    if not 0 <= span < 1e10:  # noqa: PLR2004 - about 300 years; NaN fails as well
+    if not 0 <= span < 1e10:
         raise UsageError(f"delay={delay!r}: a timedelta or seconds, not negative.")
     return timedelta(seconds=span), at
 
 
 def _aware(value: datetime, name: str) -> None:
-    if not isinstance(value, datetime) or value.tzinfo is None:
+    if value.tzinfo is None:
         raise UsageError(f"{name}={value!r}: an aware datetime is needed, for example datetime.now(timezone.utc) + timedelta(hours=1).")
 
 
@@ -691,7 +695,7 @@ def _fields(job_type: InternalJobType[Any, Any], options: StartOptions) -> tuple
         if most_ is not None and most_ < 1:
             raise UsageError(f"max_attempts={most_}: at least 1, or None for ever.")
         fields["max_attempts"] = most_ or 0
-    own_id = options.get("id")
+    own_id: Any = options.get("id")
     if own_id is not None and fields.get("key") is not None:
         raise UsageError("id= and key= are both given: a key chooses the row's place itself. Give one.")
     if own_id is not None and not isinstance(own_id, UUID):

@@ -7,7 +7,6 @@ import time
 from uuid import UUID
 
 
-
 def uuid7() -> UUID:
     """48 bits of milliseconds since 1970, then 74 random ones. The clock only sorts: nothing is decided by it."""
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
@@ -23,5 +22,3 @@ def in_lane(id: UUID, lane: int, lanes: int) -> UUID:
     """The same id moved to a lane, by its low byte."""
     low = id.int & 0xFF
     return UUID(int=(id.int & ~0xFF) | ((low - low % lanes + lane) % 256 if lanes > 1 else low))
-
-

@@ -108,7 +108,9 @@ class Job(Generic[In, Tx]):
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose records carry job, sequence, type and attempt (in `extra`)."""
-        return logging.LoggerAdapter(_log, {"job_id": str(self.id), "sequence_id": str(self.sequence_id), "job_type": self.type, "attempt": self.attempt})
+        return logging.LoggerAdapter(
+            _log, {"job_id": str(self.id), "sequence_id": str(self.sequence_id), "job_type": self.type, "attempt": self.attempt}
+        )
 
     def prepare(self, *, mode: Literal["staged", "atomic"] = "staged") -> AbstractAsyncContextManager[Tx]:
         """A short transaction of its own, committed at the end of the block; several may follow one another.

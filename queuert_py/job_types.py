@@ -7,7 +7,7 @@ import sys
 import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypedDict, Union, get_args, get_origin, get_type_hints, overload
+from typing import Any, Generic, Literal, Protocol, TypedDict, Union, cast, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar, Unpack
@@ -16,6 +16,7 @@ from queuert_py import payload
 from queuert_py.decisions.judge import Exceptions, Policy
 from queuert_py.errors import DeclarationError, DuplicateJobTypeError, InvalidInputError, InvalidOutputError, UnknownJobTypeError
 from queuert_py.job import In, Job, Tx
+from queuert_py.sequence import Collected
 from queuert_py.values import Backoff, Continuation, ContinueOptions, Duration, Out_co, Request, StartOptions
 
 Out = TypeVar("Out", bound=BaseModel | None)
@@ -84,15 +85,12 @@ class InternalJobType(Generic[In_contra, Out_co]):
                 raise DeclarationError(f'job type {self.name!r}: write JobType[Input, Output]("{self.name}"), or decorate its handler.')
         return self._contract
 
-    def dump_input(self, value: object, limit: int = payload.MAX_PAYLOAD, blockers: list[Any] | None = None) -> str:
+    def dump_input(self, value: object, limit: int = payload.MAX_PAYLOAD, blockers: Collected | None = None) -> str:
         """The input as JSON, checked to come back equal. A mapping is validated first. InvalidInputError names the field."""
         model = self.contract.input
         try:
-            if not isinstance(value, model):
-                if isinstance(value, BaseModel) or not isinstance(value, Mapping):
-                    raise payload.Unstorable("input", f"{type(value).__name__} given, {self.name!r} takes {model.__name__}.")
-                value = model.__pydantic_validator__.validate_python(dict(value))
-            return payload.dump(model, value, "input", limit, blockers)
+            checked = value if isinstance(value, model) else self._from_mapping(value, model)
+            return payload.dump(model, checked, "input", limit, blockers)
         except ValidationError as error:
             raise InvalidInputError(
                 f"{self.name!r} refuses its input: {payload.explain(error, 'input')}.", type=self.name, path="input"
@@ -100,18 +98,23 @@ class InternalJobType(Generic[In_contra, Out_co]):
         except payload.Unstorable as error:
             raise InvalidInputError(f"{self.name!r} refuses its input: {error}", type=self.name, path=error.path) from error.__cause__
 
+    def _from_mapping(self, value: object, model: type[BaseModel]) -> BaseModel:
+        if not isinstance(value, Mapping):
+            raise payload.Unstorable("input", f"{type(value).__name__} given, {self.name!r} takes {model.__name__}.")
+        return model.model_validate(dict(cast("Mapping[str, Any]", value)))
+
     def load_input(self, text: str, context: Any = None) -> BaseModel:
         """The input as its handler sees it. pydantic's ValidationError when the model refuses what is stored."""
-        return self.contract.input.__pydantic_validator__.validate_json(text, context=context)  # type: ignore[no-any-return]
+        return cast("BaseModel", self.contract.input.__pydantic_validator__.validate_json(text, context=context))
 
-    def dump_output(self, value: object, limit: int = payload.MAX_PAYLOAD) -> tuple[str, str | None]:
+    def dump_output(self, value: Any, limit: int = payload.MAX_PAYLOAD) -> tuple[str, str | None]:
         """The output as JSON with the name of its model. InvalidOutputError when it is not what the annotations declare."""
         contract = self.contract
         if value is None and contract.none:
             return "null", None
-        for name, model in contract.outputs.items():
-            if type(value) is model:
-                return self._dump_output(name, model, value, limit)
+        exact = contract.outputs.get(type(value).__name__)
+        if exact is type(value):
+            return self._dump_output(type(value).__name__, exact, value, limit)
         for name, model in contract.outputs.items():
             if isinstance(value, model):
                 return self._dump_output(name, model, value, limit)
@@ -137,9 +140,7 @@ class JobType(InternalJobType[In_contra, Out_co]):
         return Request(self, input, options)
 
 
-def continue_with(
-    job_type: InternalJobType[In, Out], input: In, /, **options: Unpack[ContinueOptions]
-) -> Continuation[Out]:
+def continue_with(job_type: InternalJobType[In, Out], input: In, /, **options: Unpack[ContinueOptions]) -> Continuation[Out]:
     """The next job of this sequence, as a value to return. Nothing happens until the engine writes it.
 
     delay, at: not before (not both). priority: inherited by default.
@@ -187,9 +188,7 @@ class JobTypes(Generic[Tx]):
     @overload
     def job_type(self, fn: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Next]]], /) -> JobType[In, Out | Next]: ...
     @overload
-    def job_type(
-        self, name: str | None = None, /, *, internal: Literal[False] = False, **options: Unpack[JobOptions]
-    ) -> _Declare[Tx]: ...
+    def job_type(self, name: str | None = None, /, *, internal: Literal[False] = False, **options: Unpack[JobOptions]) -> _Declare[Tx]: ...
     @overload
     def job_type(self, name: str | None = None, /, *, internal: Literal[True], **options: Unpack[JobOptions]) -> _DeclareInternal[Tx]: ...
     def job_type(self, fn: Any = None, /, *, internal: bool = False, **options: Unpack[JobOptions]) -> Any:
@@ -201,18 +200,20 @@ class JobTypes(Generic[Tx]):
         local = sys._getframe(1).f_locals
 
         def declare(handler: Handler) -> InternalJobType[Any, Any]:
-            kind: type[InternalJobType[Any, Any]] = InternalJobType if internal else JobType
+            kind = cast("type[InternalJobType[Any, Any]]", InternalJobType if internal else JobType)
             job_type = kind(name or handler.__name__, **options)
             _bind(job_type, handler, local)
             self._add(job_type)
             return job_type
 
         name = None if callable(fn) else fn
-        return declare(fn) if callable(fn) else declare
+        return declare(cast("Handler", fn)) if callable(fn) else declare
 
     def handler(
         self, job_type: InternalJobType[In, Out], /
-    ) -> Callable[[Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]], Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]]:
+    ) -> Callable[
+        [Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]], Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]
+    ]:
         """Implement a job type that was declared elsewhere (contract first). DeclarationError when it has a handler already."""
         local = sys._getframe(1).f_locals
 
@@ -220,7 +221,9 @@ class JobTypes(Generic[Tx]):
             handler: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]],
         ) -> Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]:
             if job_type.handler is not None:
-                raise DeclarationError(f"job type {job_type.name!r} has a handler already: {job_type.handler.__qualname__}.")  # type: ignore[attr-defined]
+                raise DeclarationError(
+                    f"job type {job_type.name!r} has a handler already: {getattr(job_type.handler, '__qualname__', '')}."
+                )
             _bind(job_type, handler, local)
             if self._types.get(job_type.name) is not job_type:
                 self._add(job_type)
@@ -249,7 +252,9 @@ class JobTypes(Generic[Tx]):
             return self._types[name]
         except KeyError:
             known = ", ".join(sorted(self._types)) or "none"
-            raise UnknownJobTypeError(f"no job type {name!r} is declared here (known: {known}): declare it, or mount its registry.") from None
+            raise UnknownJobTypeError(
+                f"no job type {name!r} is declared here (known: {known}): declare it, or mount its registry."
+            ) from None
 
     def has(self, name: str) -> bool:
         return name in self._types
@@ -299,7 +304,9 @@ def _bind(job_type: InternalJobType[Any, Any], handler: Any, local: Mapping[str,
     except NameError:
         return  # a forward reference: read at first use
     if read.input is not job_type.contract.input and not issubclass(job_type.contract.input, read.input):
-        raise DeclarationError(f"handler of {name!r}: it takes {read.input.__name__}, the job type declares {job_type.contract.input.__name__}.")
+        raise DeclarationError(
+            f"handler of {name!r}: it takes {read.input.__name__}, the job type declares {job_type.contract.input.__name__}."
+        )
 
 
 def _read_handler(name: str, handler: Any, local: Mapping[str, Any]) -> Contract:

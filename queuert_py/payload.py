@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 from zlib import crc32
 
 from pydantic import BaseModel, ValidationError
@@ -70,14 +70,14 @@ def _find(value: Any, path: str) -> None:
         case str() if any("\ud800" <= character <= "\udfff" for character in value):
             raise Unstorable(path, "a lone surrogate cannot be stored: decode the text properly, or use bytes in base64.")
         case BaseModel():
-            for key, inner in value:
-                _find(inner, f"{path}.{key}")
+            for field, inner in value:
+                _find(inner, f"{path}.{field}")
         case Mapping():
-            for key, inner in value.items():
+            for key, inner in cast("Mapping[object, object]", value).items():
                 _find(key, f"{path} (a key)")
                 _find(inner, f"{path}.{key}")
         case list() | tuple() | set() | frozenset():
-            for number, inner in enumerate(value):
+            for number, inner in enumerate(cast("Sequence[object]", value)):
                 _find(inner, f"{path}.{number}")
         case _:
             return
@@ -105,7 +105,9 @@ def error_json(error: BaseException) -> str:
         message = str(error)
     except Exception:
         message = "(its text could not be made)"
-    attrs = {key: clean(str(value), 500) for key, value in vars(error).items() if isinstance(value, (str, int, bool)) and not key.startswith("_")}
+    attrs = {
+        key: clean(str(value), 500) for key, value in vars(error).items() if isinstance(value, (str, int, bool)) and not key.startswith("_")
+    }
     if isinstance(error, QueuertError):
         attrs["code"] = error.code
     shown = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, GetCoreSchemaHandler
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from pydantic import SerializationInfo, ValidationInfo
 
 _UNSET: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The context with which an input is dumped: its Blocker fields leave their ids here."""
+
+    ids: list[UUID] = field(default_factory=list[UUID])
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The context with which an input is read on pickup: what its blockers returned."""
+
+    by_id: Mapping[UUID, Any]
 
 
 class Blocker(Generic[Out_co]):
@@ -50,18 +65,19 @@ class Blocker(Generic[Out_co]):
 
         def read(value: Any, info: ValidationInfo) -> Blocker[Any]:
             if isinstance(value, Blocker):
-                return value
+                return cast("Blocker[Any]", value)
             if not isinstance(value, (str, UUID)):
                 raise ValueError("a started sequence is needed: await engine.start_sequence(…), or engine.sequence(type, id)")
             blocker: Blocker[Any] = Blocker(UUID(str(value)))
-            outputs = info.context.get("outputs") if isinstance(info.context, Mapping) else None
-            if outputs is not None and blocker.id in outputs:
-                blocker._output = outputs[blocker.id]
+            context: Any = info.context
+            if isinstance(context, Outputs) and blocker.id in context.by_id:
+                blocker._output = context.by_id[blocker.id]
             return blocker
 
         def write(blocker: Blocker[Any], info: SerializationInfo) -> str:
-            if isinstance(info.context, list):
-                info.context.append(blocker.id)
+            context: Any = info.context
+            if isinstance(context, Collected):
+                context.ids.append(blocker.id)
             return str(blocker.id)
 
         return core_schema.with_info_plain_validator_function(

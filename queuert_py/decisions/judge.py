@@ -37,9 +37,9 @@ def after_error(
             return Delay(*_when(error, policy, attempt, random), charged=False, outcome="snoozed", error=as_json)
         case Fail():
             return Ending("failed", reason="fail", error=as_json)
-    wanted = isinstance(error, (Retry, TimeoutError)) or (
-        isinstance(error, policy.retry_on) and not isinstance(error, policy.no_retry_on)
-    )
+        case _:
+            pass
+    wanted = isinstance(error, (Retry, TimeoutError)) or (isinstance(error, policy.retry_on) and not isinstance(error, policy.no_retry_on))
     if not wanted or not attempts_left(policy, override, attempt):
         reason: Reason = "timeout" if outcome == "timeout" else "error"
         return Ending("failed", reason=reason, error=as_json)

@@ -77,7 +77,7 @@ def _machine() -> list[Path]:
 
 def _version(folder: Path) -> str:
     try:
-        command = [folder / "postgres", "--version"]
+        command = [str(folder / "postgres"), "--version"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)  # noqa: S603
         return done.stdout.split()[2]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:

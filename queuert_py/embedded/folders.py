@@ -52,9 +52,7 @@ class Account:
             )  # fmt: skip
         except subprocess.CalledProcessError as error:
             said = last_lines((error.stderr or error.stdout or "").splitlines())
-            raise EmbeddedError(
-                f"{command[0]} failed with exit code {error.returncode}:\n{said}\nRepair that, or {WAY_OUT}"
-            ) from error
+            raise EmbeddedError(f"{command[0]} failed with exit code {error.returncode}:\n{said}\nRepair that, or {WAY_OUT}") from error
         except (PermissionError, subprocess.SubprocessError) as error:
             raise EmbeddedError(f"{command[0]} could not be run as user {self.name}: {error}. Repair that, or {WAY_OUT}") from error
 
@@ -149,9 +147,7 @@ def temporary_folder(account: Account, mode: int, *, bases: Iterable[Path] = ())
     """A fresh folder; for root in one that other users may enter (TMPDIR may lie under a 0700 home)."""
     places = [base for base in (*bases, Path(tempfile.gettempdir()), *TEMPORARY) if os.access(base, os.W_OK | os.X_OK)]
     if account.switched:
-        places = [
-            base for base in places if all(part.stat().st_mode & stat.S_IXOTH for part in (base.resolve(), *base.resolve().parents))
-        ]
+        places = [base for base in places if all(part.stat().st_mode & stat.S_IXOTH for part in (base.resolve(), *base.resolve().parents))]
     if not places:
         raise EmbeddedError(f"There is no temporary folder that user {account.name} may enter: set TMPDIR to one, or {WAY_OUT}")
     fresh = Path(tempfile.mkdtemp(dir=places[0], prefix="queuert-"))

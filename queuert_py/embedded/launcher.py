@@ -148,9 +148,7 @@ class Launch:
             # After a kill -9 of the server alone its last sessions take a moment to notice.
             lingering = any("still in use" in line for line in said) and time.monotonic() < deadline
             if started and not lingering:
-                raise EmbeddedError(
-                    f"PostgreSQL ended as it started. Its log {self.log} says:\n{folders.last_lines(said)}\nOr {WAY_OUT}"
-                )
+                raise EmbeddedError(f"PostgreSQL ended as it started. Its log {self.log} says:\n{folders.last_lines(said)}\nOr {WAY_OUT}")
 
     def log_size(self) -> int:
         """In bytes; a long log is emptied first (the server appends, so it may run)."""

@@ -113,11 +113,11 @@ def sync(data: Path, binaries: Binaries, account: Account) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """A data folder's copy with owners and modes, by reference where the file system can."""
+    said = ""
     for options in (["-a", "--reflink=auto"], ["-a"]):  # not every cp has the first
         done = subprocess.run(["cp", *options, source, target], capture_output=True, text=True, check=False)  # noqa: S603, S607
         if done.returncode == 0:
             return
+        said = folders.last_lines(done.stderr.splitlines(), 3)
         shutil.rmtree(target, ignore_errors=True)
-    raise EmbeddedError(
-        f"A new data folder could not be made:\n{folders.last_lines(done.stderr.splitlines(), 3)}\nRepair that, or {WAY_OUT}"
-    )
+    raise EmbeddedError(f"A new data folder could not be made:\n{said}\nRepair that, or {WAY_OUT}")

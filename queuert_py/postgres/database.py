@@ -8,9 +8,9 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, Connection
@@ -38,7 +38,10 @@ _DEFAULTS = {
     "application_name": "queuert",
 }
 # Pins the plans of the engine's own connections: every batch goes through indexes, whatever the statistics say about a new table.
-_PLANS = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan; set jit = off"
+_PLANS = (
+    "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off; "
+    "set plan_cache_mode = force_generic_plan"
+)
 
 
 def fault_of(error: BaseException, connection: AsyncConnection[Any] | Connection[Any] | None = None) -> Fault | None:
@@ -53,7 +56,8 @@ def fault_of(error: BaseException, connection: AsyncConnection[Any] | Connection
             return classify(error.sqlstate, connected=connected)
         case OSError():
             return Fault.LOST
-    return None
+        case _:
+            return None
 
 
 def unreachable(error: BaseException, conninfo: str) -> DatabaseUnavailableError:
@@ -177,7 +181,7 @@ class Health:
 
 
 class Database:
-    """One PostgreSQL, one schema. `source`: a conninfo (DSN) or the caller's own pool; `pool_size`: connections for handlers and callers."""
+    """One PostgreSQL, one schema. `source`: a conninfo (DSN) or a caller's pool; `pool_size`: connections for handlers and callers."""
 
     def __init__(
         self, source: str | AsyncConnectionPool[Any], *, schema: str = "queuert", pool_size: int = 10, health_interval: float = 30.0
@@ -253,7 +257,7 @@ class Database:
             task.add_done_callback(self._leaving.discard)
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+    async def connection(self) -> AsyncGenerator[AsyncConnection[Any]]:
         """A pool connection; a failure of the connection is told to the health monitor."""
         await self.health.usable()
         pool = self._pool
@@ -304,13 +308,14 @@ class Database:
 
 
 def _pool_keywords(pool: AsyncConnectionPool[Any]) -> dict[str, Any]:
-    known = pool.kwargs if isinstance(pool.kwargs, dict) else {}
+    given: Any = pool.kwargs
+    known = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
     names = conninfo_to_dict("").keys() | {"host", "port", "dbname", "user", "password", "options", "sslmode"}
     return {**_DEFAULTS, **{key: value for key, value in known.items() if key in names}}
 
 
 @contextlib.contextmanager
-def deadline(connection: AsyncConnection[Any], seconds: float = DEADLINE) -> Any:
+def deadline(connection: AsyncConnection[Any], seconds: float = DEADLINE) -> Generator[None]:
     """Shut the connection's socket down when the block takes longer: cancelling alone may never return on a half-open socket."""
     timer = asyncio.get_running_loop().call_later(seconds, sever, connection)
     try:

@@ -15,17 +15,21 @@ from queuert_py.postgres.store import fill, quoted
 
 _BOOTSTRAP = """
 create schema if not exists {schema};
-create table if not exists {schema}.migration (
+create table if not exists /* schema */migration (
     number integer primary key,
     name text not null,
     checksum text not null,
     applied_at timestamptz not null default clock_timestamp()
 );
-create table if not exists {schema}.setting (
+create table if not exists /* schema */setting (
     name text primary key,
     value jsonb not null
 );
 """
+_LANES = "insert into /* schema */setting values ('lanes', '{lanes}') on conflict do nothing;"
+_RECORD = "insert into /* schema */migration (number, name, checksum) values ({number}, '{name}', '{checksum}');"
+_APPLIED = "select number, checksum from /* schema */migration"
+_READ_LANES = "select value::int from /* schema */setting where name = 'lanes'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +57,29 @@ def migrations() -> list[Migration]:
 
 def script(schema: str, lanes: int = 1) -> str:
     """Everything as one SQL script, for review or for another tool."""
-    parts = [_BOOTSTRAP.format(schema=quoted(schema)), _lanes(schema, lanes)]
+    parts = [_bootstrap(schema), _lanes(schema, lanes)]
     for each in migrations():
         parts += [f"-- {each.name}", fill(each.sql, schema), _record(schema, each)]
     return "begin;\n" + "\n".join(parts) + "\ncommit;\n"
 
 
+def _bootstrap(schema: str) -> str:
+    return fill(_BOOTSTRAP.replace("{schema}", quoted(schema)), schema)
+
+
 def _record(schema: str, each: Migration) -> str:
-    return f"insert into {quoted(schema)}.migration (number, name, checksum) values ({each.number}, '{each.name}', '{each.checksum}');"
+    return fill(_RECORD.format(number=each.number, name=each.name, checksum=each.checksum), schema)
 
 
 def _lanes(schema: str, lanes: int) -> str:
-    return f"insert into {quoted(schema)}.setting values ('lanes', '{int(lanes)}') on conflict do nothing;"
+    return fill(_LANES.replace("{lanes}", str(int(lanes))), schema)
 
 
 async def applied(connection: AsyncConnection[Any], schema: str) -> dict[int, str]:
     """The recorded migrations, number to checksum; empty when the schema is not there."""
     try:
         async with connection.transaction():
-            cursor = await connection.execute(f"select number, checksum from {quoted(schema)}.migration".encode())
+            cursor = await connection.execute(fill(_APPLIED, schema).encode())
             return {int(number): str(checksum) for number, checksum in await cursor.fetchall()}
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return {}
@@ -79,7 +87,7 @@ async def applied(connection: AsyncConnection[Any], schema: str) -> dict[int, st
 
 async def lanes_of(connection: AsyncConnection[Any], schema: str) -> int:
     """How many lanes the schema was made with."""
-    cursor = await connection.execute(f"select value::int from {quoted(schema)}.setting where name = 'lanes'".encode())
+    cursor = await connection.execute(fill(_READ_LANES, schema).encode())
     row = await cursor.fetchone()
     return int(row[0]) if row else 1
 
@@ -103,14 +111,14 @@ async def migrate(connection: AsyncConnection[Any], schema: str, *, lanes: int =
 
     `lanes` (1 to 256) is fixed by the first call. SchemaError as `pending`; the database's own errors as they are.
     """
-    if not 1 <= lanes <= 256:  # noqa: PLR2004
+    if not 1 <= lanes <= 256:
         raise ConfigurationError(f"lanes={lanes}: from 1 to 256.")
     async with connection.transaction():
         await connection.execute(b"set local lock_timeout = '10s'")
         await connection.execute(b"select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"queuert migrate {schema}"])
         missing = pending(await applied(connection, schema), schema)
         if missing:
-            await connection.execute(_BOOTSTRAP.format(schema=quoted(schema)).encode())
+            await connection.execute(_bootstrap(schema).encode())
             await connection.execute(_lanes(schema, lanes).encode())
         for each in missing:
             await connection.execute(fill(each.sql, schema).encode())

@@ -29,7 +29,7 @@ def epoch_row(job: LiveJob) -> str:
     return f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","position":{job.position},"epoch":{job.epoch}}}'
 
 
-def held_row(job: LiveJob, begun: bool) -> str:  # noqa: FBT001
+def held_row(job: LiveJob, begun: bool) -> str:
     return f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"begun":{"true" if begun else "false"}}}'
 
 
@@ -47,7 +47,7 @@ def end_row(job: LiveJob, ending: Ending) -> str:
     )
 
 
-def step_row(job: LiveJob, step: Step, handoff: bool) -> str:  # noqa: FBT001
+def step_row(job: LiveJob, step: Step, handoff: bool) -> str:
     return (
         f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"job_id":"{step.job_id}","type":{quote(step.type)},'
         f'"queue":{quote(step.queue)},"priority":{"null" if step.priority is None else step.priority},"input":{step.input},'

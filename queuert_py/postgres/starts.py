@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,24 @@ from queuert_py.decisions.faults import Fault, pause, retries
 from queuert_py.errors import DuplicateIdError, UsageError
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, deadline, fault_of, unreachable
-
+from queuert_py.postgres.store import Call
 
 COPY_FROM = 500
 CHUNK = 1000
-_COPIED = ("lane", "sequence_id", "job_id", "root_id", "origin_id", "sequence_type", "type", "queue", "priority", "correlation_id", "max_attempts", "input")
+_COPIED = (
+    "lane",
+    "sequence_id",
+    "job_id",
+    "root_id",
+    "origin_id",
+    "sequence_type",
+    "type",
+    "queue",
+    "priority",
+    "correlation_id",
+    "max_attempts",
+    "input",
+)
 _COPYABLE = {"lane", "sequence_id", "type", "queue", "priority", "root_id", "origin_id", "correlation_id", "max_attempts"}
 
 
@@ -65,12 +78,10 @@ async def start(database: Database, starts: Sequence[Start]) -> list[Outcome]:
 async def start_in(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], hints: Sequence[str]) -> list[Outcome]:
     """Start them in the caller's transaction, with the hint as part of it."""
     if any(each.own_id for each in starts):
-        cursor = await connection.execute("show transaction_isolation")
-        found = await cursor.fetchone()
-        level = next(iter(found.values())) if isinstance(found, Mapping) else (found or [""])[0]
+        level = (await Call(b"show transaction_isolation", {}, lambda row: str(row[0])).on(connection))[0]
         if level != "read committed":
             raise UsageError(
-                f"id= cannot be used in a transaction that is {level}: a finished sequence of this id would be invisible. Use READ COMMITTED."
+                f"id= cannot be used in a {level} transaction: a finished sequence of this id would be invisible. Use READ COMMITTED."
             )
     outcomes = await _careful(database, connection, starts, repeat=False)
     await database.store.notify(database.channel, hints).on(connection)
@@ -148,5 +159,3 @@ def _text(value: object) -> str:
     if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
         text = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
     return text
-
-

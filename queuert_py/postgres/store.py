@@ -94,10 +94,6 @@ def _first(row: tuple[Any, ...]) -> Any:
     return row[0]
 
 
-def _sequence_record(row: tuple[Any, ...]) -> SequenceRecord:
-    return SequenceRecord(*row[:6], row[6] or (), *row[7:])
-
-
 def rows(parts: Iterable[str]) -> str:
     """JSON objects as one JSON array: the rows of a batch travel as one parameter (measured faster than parallel arrays)."""
     return f"[{','.join(parts)}]"
@@ -138,7 +134,16 @@ class Store:
     # --- claiming
 
     def claim_jobs(
-        self, scans: Iterable[str], types: Sequence[str], *, limit: int, slots: int, worker: str, token: UUID, lease: timedelta, suspect: int
+        self,
+        scans: Iterable[str],
+        types: Sequence[str],
+        *,
+        limit: int,
+        slots: int,
+        worker: str,
+        token: UUID,
+        lease: timedelta,
+        suspect: int,
     ) -> Call[LiveJob]:
         values = {
             "scans": rows(scans),
@@ -235,10 +240,12 @@ class Store:
         return self._one("list_jobs", lane, sequence_id, lambda row: JobRecord(*row))
 
     def read_sequence(self, lane: int, sequence_id: UUID) -> Call[SequenceRecord]:
-        return self._one("read_sequence", lane, sequence_id, _sequence_record)
+        return self._one("read_sequence", lane, sequence_id, lambda row: SequenceRecord(*row))
 
     def list_sequences(self, *, status: str | None, type: str | None, key: str | None, limit: int) -> Call[SequenceRecord]:
-        return Call(self._sql["list_sequences"], {"status": status, "type": type, "key": key, "limit": limit}, _sequence_record)
+        return Call(
+            self._sql["list_sequences"], {"status": status, "type": type, "key": key, "limit": limit}, lambda row: SequenceRecord(*row)
+        )
 
     def count_live(self) -> Call[tuple[str, str, str, int, float | None]]:
         return Call(self._sql["count_live"], {}, tuple)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import psycopg
 from psycopg import AsyncConnection
@@ -19,7 +19,14 @@ from queuert_py import payload
 from queuert_py.decisions import judge, phases
 from queuert_py.decisions.faults import Fault, pause
 from queuert_py.decisions.phases import Kind
-from queuert_py.errors import InvalidOutputError, JobDeletedError, LeaseLostError, PhaseError, TransactionAbortedError, TransactionEscapedError
+from queuert_py.errors import (
+    InvalidOutputError,
+    JobDeletedError,
+    LeaseLostError,
+    PhaseError,
+    TransactionAbortedError,
+    TransactionEscapedError,
+)
 from queuert_py.job import Job, current
 from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import rows
@@ -29,16 +36,19 @@ from queuert_py.values import Abort, Continuation, Delay, Ending, LiveJob, Step,
 
 logger = logging.getLogger("queuert_py.worker")
 RERUNS = 5
+_ESCAPED = "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
 
 
 class Host(Protocol):
     """What an attempt needs of its worker."""
 
-    database: Database
     lease: timedelta
     shutting_down: bool
-    max_payload: int
 
+    @property
+    def database(self) -> Database: ...
+    @property
+    def max_payload(self) -> int: ...
     def step_for(self, continuation: Continuation[Any], attempt: Attempt) -> Step | Ending: ...
     def hands_off(self, step: Step, attempt: Attempt) -> bool: ...
     def decided(self, attempt: Attempt, verdict: Verdict | None) -> None: ...
@@ -146,7 +156,7 @@ class Attempt:
             return self._after_abort()
         try:
             if isinstance(value, Continuation):
-                return self.host.step_for(value, self)
+                return self.host.step_for(cast("Continuation[Any]", value), self)
             return Ending("completed", *self.job_type.dump_output(value, self.host.max_payload))
         except Exception as error:
             if isinstance(error, InvalidOutputError):
@@ -181,7 +191,9 @@ class Attempt:
     def _after_abort(self) -> Verdict | None:
         match self.abort_reason:
             case "timeout":
-                return self._judge(TimeoutError(f"the handler took longer than its timeout of {self.job_type.options.get('timeout')}"), "timeout")
+                return self._judge(
+                    TimeoutError(f"the handler took longer than its timeout of {self.job_type.options.get('timeout')}"), "timeout"
+                )
             case "shutdown":
                 return Delay(None, charged=False, outcome="released")
             case _:
@@ -219,7 +231,7 @@ class Attempt:
     # --- phases
 
     @asynccontextmanager
-    async def phase(self, kind: Kind) -> AsyncIterator[Any]:
+    async def phase(self, kind: Kind) -> AsyncGenerator[Any]:
         """Open a phase: a transaction that begins with the fence. See decisions/phases.py for what may follow what."""
         if asyncio.current_task() is not self.task or self.writing:
             raise PhaseError(f"{kind}() belongs to the handler itself: not to a task it started, nor to code that runs after its return.")
@@ -297,10 +309,12 @@ class Attempt:
         match connection.info.transaction_status:
             case TransactionStatus.INERROR:
                 raise TransactionAbortedError(
-                    "a statement of this phase failed and was caught: wrap it in `async with tx.transaction():`, so that only it is rolled back."
+                    "a statement of this phase failed and was caught: wrap it in `async with tx.transaction():`, to roll back only it."
                 )
             case TransactionStatus.IDLE:
-                raise TransactionEscapedError("the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection.")
+                raise TransactionEscapedError(
+                    "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
+                )
             case _:
                 return
 
@@ -367,7 +381,9 @@ class Attempt:
             case "mine" if self._again is not None:
                 return False
             case "mine" if getattr(error, "sqlstate", None) == "22012":
-                escaped = TransactionEscapedError("the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection.")
+                escaped = TransactionEscapedError(
+                    "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
+                )
                 self.host.decided(self, self._judge(escaped))
             case "mine":
                 self.host.decided(self, self._judge(error))
@@ -384,7 +400,7 @@ def seal(connection: AsyncConnection[Any]) -> None:
         generator.close()
         raise PhaseError("this transaction waits for the handler's return: write inside the `async with` block.")
 
-    connection.wait = refuse  # type: ignore[method-assign]
+    connection.__dict__["wait"] = refuse
 
 
 def unseal(connection: AsyncConnection[Any]) -> None:

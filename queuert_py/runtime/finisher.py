@@ -144,7 +144,9 @@ class Finisher:
 
     async def _settle_batch(self, batch: list[Item]) -> list[Item]:
         """One transaction for all; returns what could not be written because its row is locked."""
-        calls = settle_calls(self._store, [(attempt.row, verdict, self._hand(attempt, verdict)) for attempt, verdict in batch], self._owner.lease)
+        calls = settle_calls(
+            self._store, [(attempt.row, verdict, self._hand(attempt, verdict)) for attempt, verdict in batch], self._owner.lease
+        )
         answers = await self._persist(self._settle_link, lambda link: link.transact(*calls.values()), batch)
         if answers is None:
             return []

@@ -122,8 +122,8 @@ class Heartbeat:
         connection = self._connection
         if connection is None:
             return
-        readable, _, _ = select.select([connection, self._bell], [], [], seconds)
-        if connection in readable:
+        readable, _, _ = select.select([connection.fileno(), self._bell.fileno()], [], [], seconds)
+        if connection.fileno() in readable:
             connection.execute("select 1")
 
     def _renew(self, attempts: list[Attempt]) -> None:

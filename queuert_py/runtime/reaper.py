@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -101,11 +102,11 @@ class Reaper:
             if not found:
                 return 0
             items = [self._judge(row) for row in found]
-            calls = settle_calls(store, items, None)
+            calls = settle_calls(store, items, timedelta(0))
             answers = dict(zip(calls, await together(connection, *calls.values()), strict=True))
         workers = sorted({str(row[-1]) for row in found})
         logger.warning("took back %d job(s) of %s", len(found), ", ".join(workers))
-        self._told((queue_row[1:] for queue_row in answers.get("delay_jobs", ())))
+        self._told(queue_row[1:] for queue_row in answers.get("delay_jobs", ()))
         self._done(key for key, watched in answers.get("end_jobs", ()) if watched)
         return len(found)
 
@@ -124,5 +125,3 @@ class Reaper:
         blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
         known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type_}
         return LiveJob(**{**blank, **known}), verdict, False
-
-

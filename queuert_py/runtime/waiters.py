@@ -141,5 +141,3 @@ class Waiters:
 def lane_of_text(id: str, lanes: int) -> int:
     """As lane_of, of an id as text."""
     return int(id[-2:], 16) % lanes
-
-

@@ -21,12 +21,13 @@ from psycopg import AsyncConnection
 from queuert_py import __version__, payload
 from queuert_py.decisions import health, judge, leases
 from queuert_py.decisions.backoff import seconds
+from queuert_py.decisions.faults import Fault
 from queuert_py.decisions.pace import claim_size, hands_off, poll_after
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
 from queuert_py.job_types import InternalJobType, JobTypes
 from queuert_py.postgres import rows
-from queuert_py.postgres.database import Database, Fault, Link, Report, fault_of
+from queuert_py.postgres.database import Database, Link, Report, fault_of
 from queuert_py.postgres.listener import Listener, Notifier
 from queuert_py.runtime.attempt import Attempt
 from queuert_py.runtime.finisher import Finisher
@@ -114,7 +115,9 @@ class Worker:
 
     def step_for(self, continuation: Continuation[Any], attempt: Attempt) -> Step | Ending:
         if attempt.row.position + 1 >= attempt.job_type.options.get("max_steps", 10_000):
-            error = payload.note_json("TooManySteps", f"the sequence has reached max_steps ({attempt.row.position + 1}) of {attempt.row.type!r}")
+            error = payload.note_json(
+                "TooManySteps", f"the sequence has reached max_steps ({attempt.row.position + 1}) of {attempt.row.type!r}"
+            )
             return Ending("failed", reason="max_steps", error=error)
         return self._engine.step_for(continuation, attempt.row)
 
@@ -133,13 +136,19 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         types = self._engine.job_types()
         self._types: dict[str, InternalJobType[Any, Any]] = {
-            each.name: each for each in types if each.handler is not None and (self.settings.types is None or each.name in self.settings.types)
+            each.name: each
+            for each in types
+            if each.handler is not None and (self.settings.types is None or each.name in self.settings.types)
         }
         if not self._types:
-            raise ConfigurationError("this worker has no job type to run: decorate a handler with @engine.job_type, or import the module that does.")
+            raise ConfigurationError(
+                "this worker has no job type to run: decorate a handler with @engine.job_type, or import the module that does."
+            )
         for name in self.settings.types or ():
             types.get(name)
-        self._queues = list(self.settings.queues or dict.fromkeys(["default", *(each.options.get("queue", "default") for each in self._types.values())]))
+        self._queues = list(
+            self.settings.queues or dict.fromkeys(["default", *(each.options.get("queue", "default") for each in self._types.values())])
+        )
         self._claim_link = Link(self.database, "claim")
         self._settle_link = Link(self.database, "settle")
         self._finish_link = Link(self.database, "finish")
@@ -236,7 +245,8 @@ class Worker:
         while not self.shutting_down or name in ("plain", "settle"):
             begun = time.monotonic()
             try:
-                return await loop()
+                await loop()
+                return
             except (psycopg.Error, OSError) as error:
                 logger.debug("%s interrupted: %s", name, error)
             except Exception:
@@ -391,10 +401,12 @@ class Worker:
     def finished(self, attempt: Attempt) -> None:
         self._release(attempt)
 
-    def ended(self, attempt: Attempt, ending: Ending, watched: bool) -> None:  # noqa: FBT001
+    def ended(self, attempt: Attempt, ending: Ending, watched: bool) -> None:
         self._release(attempt)
         if ending.outcome == "failed":
-            logger.warning("job %s (%s) failed for good, attempt %d: %s", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, ending.reason)
+            logger.warning(
+                "job %s (%s) failed for good, attempt %d: %s", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, ending.reason
+            )
         if watched:
             self._tell([attempt.row.sequence_id])
 
@@ -448,7 +460,9 @@ class Worker:
         self._ready_again((lane, queue, priority, type_, 0.0) for lane, queue, priority, type_, free in answers if free)
 
     def lost(self, attempt: Attempt, fate: str) -> None:
-        logger.warning("job %s (%s): attempt %d is no longer ours (%s)", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, fate)
+        logger.warning(
+            "job %s (%s): attempt %d is no longer ours (%s)", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, fate
+        )
         self._release(attempt)
 
     def _release(self, attempt: Attempt) -> None:
