@@ -33,7 +33,7 @@ from queuert_py.errors import (
     SequenceNotFoundError,
     UsageError,
 )
-from queuert_py.ids import in_lane, lane_of, uuid7
+from queuert_py.ids import lane_of, uuid7
 from queuert_py.job import In, Tx, current
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, Out
 from queuert_py.postgres import database as postgres
@@ -327,7 +327,7 @@ class Engine(JobTypes[Tx]):
         for request, place in zip(requests, places, strict=True):
             id, found = outcomes[place]
             outputs = request.job_type.contract.outputs
-            handles.append(JobSequence(UUID(id), request.job_type.name, self, outputs, deduplicated=found or place in seen))
+            handles.append(JobSequence(id, request.job_type.name, self, outputs, deduplicated=found or place in seen))
             seen.add(place)
         return handles
 
@@ -365,14 +365,12 @@ class Engine(JobTypes[Tx]):
         fields, own_id = _fields(job_type, options)
         key = fields.get("key")
         if own_id is not None:
-            id, lane = own_id, lane_of(own_id, lanes)
+            id = str(own_id)
         elif key is not None and lanes > 1:
-            lane = payload.digest(f"{job_type.name}\n{key}") % lanes
-            id = in_lane(uuid7(), lane, lanes)
+            id = uuid7(low=payload.digest(f"{job_type.name}\n{key}") % lanes)
         else:
             id = uuid7()
-            lane = lane_of(id, lanes) if lanes > 1 else 0
-        fields["lane"], fields["sequence_id"] = lane, str(id)
+        fields["lane"], fields["sequence_id"] = lane_of(id, lanes), id
         if origin is not None:
             fields["root_id"] = origin.root_id or origin.sequence_id
             fields["origin_id"] = origin.job_id or origin.sequence_id
@@ -380,7 +378,7 @@ class Engine(JobTypes[Tx]):
                 fields.setdefault("correlation_id", origin.correlation_id)
             if origin.tags:
                 fields.setdefault("tags", list(origin.tags))
-        return starts.Start(fields["sequence_id"], lane, fields, text, key, own_id is not None)
+        return starts.Start(id, fields["lane"], fields, text, key, own_id is not None)
 
     def _connection_of(self, tx: Any) -> AsyncConnection[Any] | None:
         if tx is None:
@@ -592,7 +590,7 @@ class Engine(JobTypes[Tx]):
         options = known.options
         limit = options.get("timeout")
         return Step(
-            job_id=str(uuid7()),
+            job_id=uuid7(),
             type=known.name,
             queue=options.get("queue"),
             input=text,

@@ -112,9 +112,9 @@ class InternalJobType(Generic[In_contra, Out_co]):
         contract = self.contract
         if value is None and contract.none:
             return "null", None
-        exact = contract.outputs.get(type(value).__name__)
-        if exact is type(value):
-            return self._dump_output(type(value).__name__, exact, value, limit)
+        named = contract.outputs.get(type(value).__name__)
+        if named is not None and isinstance(value, named):
+            return self._dump_output(named.__name__, named, value, limit)
         for name, model in contract.outputs.items():
             if isinstance(value, model):
                 return self._dump_output(name, model, value, limit)

@@ -36,11 +36,18 @@ class Outputs:
 class Blocker(Generic[Out_co]):
     """A sequence that a job waits for. Declared as a field of the job's input; in the handler, `output` is what that sequence returned."""
 
-    __slots__ = ("_output", "id")
+    __slots__ = ("_id", "_output")
 
-    def __init__(self, id: UUID) -> None:
-        self.id = id
+    def __init__(self, id: UUID | str) -> None:
+        self._id = id
         self._output: Any = _UNSET
+
+    @property
+    def id(self) -> UUID:
+        """The sequence's id."""
+        if isinstance(self._id, str):
+            self._id = UUID(self._id)
+        return self._id
 
     @property
     def output(self) -> Out_co:
@@ -100,7 +107,7 @@ class JobSequence(Blocker[Out_co]):
 
     def __init__(
         self,
-        id: UUID,
+        id: UUID | str,
         type: str,
         source: ResultSource,
         outputs: Mapping[str, type[BaseModel]] | None,

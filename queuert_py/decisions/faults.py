@@ -47,12 +47,12 @@ def classify(sqlstate: str | None, *, connected: bool) -> Fault:
 
 
 def retries(fault: Fault) -> int:
-    """How often something idempotent is tried again after this fault; LOST and its like last for about half a minute of pauses."""
+    """How often something idempotent is tried again after this fault; LOST and its like last for about twenty seconds of pauses."""
     match fault:
         case Fault.CONFLICT:
             return 5
         case Fault.LOST | Fault.READ_ONLY | Fault.OVERLOADED | Fault.STORAGE:
-            return 12
+            return 8
         case Fault.BUSY:
             return 3
         case Fault.BROKEN:

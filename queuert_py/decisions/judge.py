@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from queuert_py.decisions.backoff import next_wait, seconds
 from queuert_py.decisions.leases import POISON
+from queuert_py.errors import TransactionEscapedError
 from queuert_py.values import Backoff, Delay, Ending, Fail, Reason, Retry, Snooze
 
 Exceptions = tuple[type[BaseException], ...]
@@ -35,6 +36,8 @@ def after_error(
     match error:
         case Snooze():
             return Delay(*_when(error, policy, attempt, random), charged=False, outcome="snoozed", error=as_json)
+        case TransactionEscapedError():  # what escaped is committed: another attempt would write it twice
+            return Ending("failed", reason="error", error=as_json)
         case Fail():
             return Ending("failed", reason="fail", error=as_json)
         case _:

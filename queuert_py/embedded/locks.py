@@ -14,8 +14,8 @@ from pathlib import Path
 
 
 def open_lock(path: Path) -> int:
-    """The lock file as a descriptor, which no child inherits across exec."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """The lock file as a descriptor, which (as all of Python) no child inherits across exec."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def attempt(lock: int, operation: int) -> bool:
@@ -46,7 +46,7 @@ def exclusive(path: Path) -> Generator[None]:
 def is_free(path: Path) -> bool:
     """Whether nobody holds the lock. A lock file that is gone (or never was) is free, and is not made."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return True
     try:

@@ -52,9 +52,9 @@ def fault_of(error: BaseException, connection: AsyncConnection[Any] | Connection
         case PoolClosed():
             return Fault.LOST
         case psycopg.Error():
-            connected = connection is not None and not connection.closed and not connection.broken
+            connected = error.sqlstate is not None if connection is None else not (connection.closed or connection.broken)
             return classify(error.sqlstate, connected=connected)
-        case OSError():
+        case OSError() if connection is None or connection.closed or connection.broken:
             return Fault.LOST
         case _:
             return None
@@ -259,7 +259,10 @@ class Database:
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncGenerator[AsyncConnection[Any]]:
         """A pool connection; a failure of the connection is told to the health monitor."""
-        await self.health.usable()
+        try:
+            await asyncio.wait_for(self.health.usable(), DEADLINE / 2)
+        except TimeoutError:
+            raise PoolTimeout(f"the database has been down for {self.health.report.since:.0f} s") from None
         pool = self._pool
         if pool is None:
             raise ConfigurationError("the engine is not open: use `async with engine`, or call a method that opens it first.")
@@ -324,7 +327,7 @@ def deadline(connection: AsyncConnection[Any], seconds: float = DEADLINE) -> Gen
         timer.cancel()
 
 
-def sever(connection: AsyncConnection[Any]) -> None:
+def sever(connection: AsyncConnection[Any] | Connection[Any]) -> None:
     """End whatever waits on this connection, now."""
     with contextlib.suppress(OSError, psycopg.Error):
         with socket.socket(fileno=connection.fileno()) as handle:

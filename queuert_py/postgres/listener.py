@@ -63,7 +63,7 @@ class Listener:
                 await self._database.health.usable()
                 connection = await self._database.connect("listen")
                 await connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._database.channel)))
-                self.deaf, tried = False, 0
+                tried = 0
                 for ready in list(self._ready):
                     ready()
                 await self._listen(connection)
@@ -81,8 +81,6 @@ class Listener:
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         interval = PROBE
         while True:
-            async for notify in connection.notifies(timeout=interval * (0.9 + random.random() / 5)):
-                self._heard(notify)
             self._echoed = False
             with deadline(connection, PROBE_TIMEOUT):
                 await connection.execute("select pg_notify(%s, %s)", [self._database.channel, f"p:{self._token}"])
@@ -93,6 +91,9 @@ class Listener:
             if not self._echoed:
                 logger.warning("notifications do not arrive (a transaction pooler?): polling instead")
                 return
+            self.deaf = False
+            async for notify in connection.notifies(timeout=interval * (0.9 + random.random() / 5)):
+                self._heard(notify)
             interval = min(CALM_PROBE, interval * 2)
 
     def _heard(self, notify: Notify) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -145,11 +146,15 @@ async def _copy(database: Database, connection: AsyncConnection[Any], starts: Se
 
 def _line(each: Start) -> str:
     field = each.fields.get
-    id, type_ = each.id, _text(field("type"))
-    return (
-        f"{each.lane}\t{id}\t{id}\t{field('root_id') or id}\t{_text(field('origin_id'))}\t{type_}\t{type_}\t{_text(field('queue'))}\t"
-        f"{field('priority', 0)}\t{_text(field('correlation_id'))}\t{_text(field('max_attempts'))}\t{_text(each.input)}\n"
-    )
+    id = each.id
+    how = _how(field("origin_id"), field("type"), field("queue"), field("priority"), field("correlation_id"), field("max_attempts"))
+    return f"{each.lane}\t{id}\t{id}\t{field('root_id') or id}\t{how}\t{_text(each.input)}\n"
+
+
+@lru_cache(64)
+def _how(origin: str | None, type: str, queue: str, priority: int, correlation_id: str | None, max_attempts: int | None) -> str:
+    """The columns in which the rows of a batch are mostly alike."""
+    return "\t".join(map(_text, (origin, type, type, queue, priority, correlation_id, max_attempts)))
 
 
 def _text(value: object) -> str:

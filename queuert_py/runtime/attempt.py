@@ -136,6 +136,7 @@ class Attempt:
             else:
                 verdict = self._after_value(value)
             if self.detached:
+                await self._give_back()
                 return
             if raised and self._again is not None and self.abort_reason is None:
                 await self._give_back()
@@ -300,6 +301,8 @@ class Attempt:
     def _remember(self, error: BaseException, connection: AsyncConnection[Any] | None) -> None:
         """A fault that the server or the network caused: the whole attempt may run again at once."""
         fault = fault_of(error, connection)
+        if fault is Fault.LOST and connection is not None and not (connection.closed or connection.broken):
+            return  # of another connection of the handler's
         if fault in (Fault.CONFLICT, Fault.LOST, Fault.OVERLOADED, Fault.READ_ONLY, Fault.STORAGE):
             self._again = fault
         if fault in (Fault.LOST, Fault.READ_ONLY):
@@ -328,8 +331,10 @@ class Attempt:
         try:
             if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
                 await connection.rollback()
-        except (psycopg.Error, OSError):
+        except BaseException as error:
             await connection.close()
+            if not isinstance(error, (psycopg.Error, OSError)):
+                raise
         finally:
             await held.__aexit__(None, None, None)
 

@@ -24,7 +24,7 @@ from psycopg import Connection
 
 from queuert_py.decisions.leases import renew_every, trusted_until
 from queuert_py.postgres import rows
-from queuert_py.postgres.database import Database
+from queuert_py.postgres.database import Database, sever
 from queuert_py.runtime.attempt import Attempt
 
 logger = logging.getLogger("queuert_py.worker")
@@ -57,6 +57,7 @@ class Heartbeat:
         self._loop_thread = threading.get_ident()
         self._heard = time.monotonic()
         self._stalled = False
+        self._beat = time.monotonic()
         self._stop = threading.Event()
         self._bell, self._clapper = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="queuert heartbeat", daemon=True)
@@ -87,7 +88,7 @@ class Heartbeat:
                     renew_at = 0.0
                 tried = 0
                 self._watch_loop(seconds)
-                now = time.monotonic()
+                now = self._beat = time.monotonic()
                 if now >= renew_at:
                     renew_at = now + renew_every(seconds) * (0.9 + random.random() / 10)
                     self._renew(list(self._held()))
@@ -103,7 +104,6 @@ class Heartbeat:
                 if not self._loop.is_closed():
                     raise
                 break
-            self._distrust()
         self._close()
 
     def _connect(self) -> None:
@@ -161,13 +161,19 @@ class Heartbeat:
         if attempt.row.epoch == epoch:
             self._lost(attempt, fate)
 
-    def _distrust(self) -> None:
-        """Without a renewal in time the worker stops by itself before anybody may take the job."""
-        now = time.monotonic()
-        for attempt in list(self._held()):
-            if attempt.trusted < now and not attempt.writing:
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._report, attempt, attempt.row.epoch, "lease_lost")
+    async def distrust(self) -> None:
+        """In the event loop: without a renewal in time the worker stops by itself before anybody may take the job, and a heartbeat that
+        hangs on a dead connection is cut loose."""
+        tick = self._lease.total_seconds() / 12
+        while True:
+            await asyncio.sleep(tick)
+            now = time.monotonic()
+            connection = self._connection
+            if connection is not None and now - self._beat > 4 * tick + 1:
+                sever(connection)
+            for attempt in self._held():
+                if attempt.trusted < now and not attempt.writing:
+                    self._lost(attempt, "lease_lost")
 
     def _watch_loop(self, lease: float) -> None:
         """Report an event loop that has not answered for over a second, with the stack that blocks it."""

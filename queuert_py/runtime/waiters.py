@@ -13,12 +13,13 @@ from typing import Any
 import psycopg
 
 from queuert_py.errors import DatabaseUnavailableError
+from queuert_py.ids import lane_of
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.listener import Listener
 
 logger = logging.getLogger("queuert_py.waiters")
-AGAIN = 0.05
+AGAIN, AGAIN_MOST = 0.001, 0.1
 POLL = 5.0
 DEAF_POLL = 1.0
 BATCH = 1000
@@ -48,6 +49,7 @@ class Waiters:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] | None = None
+        self._unsure = 0
 
     async def wait(self, sequence_id: str) -> Ended:
         """How the sequence ended, once it has. Cancel it to give up."""
@@ -114,7 +116,7 @@ class Waiters:
 
     async def _look(self, ids: list[str]) -> None:
         lanes = self._database.store.lanes
-        parts = [rows.sequence_row(id, lane_of_text(id, lanes)) for id in ids]
+        parts = [rows.sequence_row(id, lane_of(id, lanes)) for id in ids]
         await self._database.run(self._database.store.mark_watched(parts))
         unsure: list[str] = []
         for id, watched, *ended in await self._database.run(self._database.store.read_results(parts)):
@@ -124,6 +126,7 @@ class Waiters:
                         future.set_result(Ended(*ended))
             elif not watched:
                 unsure.append(id)
+        self._unsure = self._unsure + 1 if unsure else 0
         if unsure:
             self._later(unsure)
 
@@ -135,9 +138,4 @@ class Waiters:
             self._look_at.update(again)
             self._wake.set()
 
-        asyncio.get_running_loop().call_later(AGAIN, look)
-
-
-def lane_of_text(id: str, lanes: int) -> int:
-    """As lane_of, of an id as text."""
-    return int(id[-2:], 16) % lanes
+        asyncio.get_running_loop().call_later(min(AGAIN_MOST, AGAIN * 2 ** min(self._unsure, 10)), look)

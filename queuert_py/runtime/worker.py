@@ -38,6 +38,7 @@ from queuert_py.runtime.waiters import Waiters
 from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
+LOOKS_AGAIN = 7
 FULL_SCAN = 1.0
 """Seconds after which a claim scans its queues from the beginning, for rows that became ready out of order."""
 
@@ -97,6 +98,7 @@ class Worker:
         self._empty_polls = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._lost_claims: list[UUID] = []
+        self._passed_over = 0
         self._started = False
         self._done = 0
 
@@ -174,6 +176,7 @@ class Worker:
             ("plain", self._finisher.write_plain),
             ("settle", self._finisher.settle),
             ("reap", self._reaper.run),
+            ("distrust", self._heartbeat.distrust),
             ("claim", self._claim),
         ]
         self._tasks = [asyncio.create_task(self._forever(name, loop), name=f"queuert {name}") for name, loop in loops]
@@ -261,7 +264,7 @@ class Worker:
         while not self.shutting_down:
             self._wake.clear()
             if self._suspects and not self._running:
-                await self._run_alone(self._suspects.popleft())
+                await self._run_alone(self._suspects[0])
                 continue
             size = 0 if self._suspects else self._claim_size()
             if not self._more or size == 0:
@@ -270,10 +273,16 @@ class Worker:
             if self._running and size < min(self.settings.batch, self.settings.concurrency) // 2 and not self._empty_polls:
                 await asyncio.sleep(0.001)  # slots are freed by batches: gather some
                 size = self._claim_size()
-            claimed = await self._claim_some(size)
-            if len(claimed) < size:
-                self._more = False
-                await self._look_ahead(found=bool(claimed))
+            self._more = False  # a hint that comes while the claim is under way sets it again
+            try:
+                claimed = await self._claim_some(size)
+                if len(claimed) < size:
+                    self._more = await self._relist(passed_over=not claimed) or self._more
+                else:
+                    self._more = True
+            except BaseException:
+                self._more = True
+                raise
 
     def _claim_size(self) -> int:
         free = self.settings.concurrency - len(self._running)
@@ -293,7 +302,7 @@ class Worker:
         try:
             await asyncio.wait_for(self._wake.wait(), max(0.001, wait))
         except TimeoutError:
-            self._empty_polls += 1
+            self._empty_polls += wait >= poll
             self._due_at = float("inf")
             self._scans.from_the_start()
             self._more = True
@@ -330,17 +339,20 @@ class Worker:
             self._empty_polls = 0
         return claimed
 
-    async def _look_ahead(self, *, found: bool) -> None:
-        """After a claim that came back short: which priorities are in use, and when the next job is due."""
-        fresh = await self._relist()
-        if fresh:
-            self._more = True
+    async def _relist(self, *, passed_over: bool = False) -> bool:
+        """Learn the priorities in use and when the next job is due; was one due under a priority that was not scanned?
 
-    async def _relist(self) -> bool:
-        """Learn the priorities in use from the start of the index; was there one that the last claim did not look at?"""
+        passed_over: the claim found nothing. If something is due all the same its row was locked for a moment (somebody marked it as
+        watched): look again in 1, 2, 4 … ms, a few times, since it may as well be of a type that is not served here.
+        """
+        self._due_at = float("inf")
         listed = await self._claim_link.run(self.database.store.list_ready(self._scans.queues()))
         due = min((each[3] for each in listed if each[3] > 0), default=float("inf"))
-        self._due_at = time.monotonic() + due
+        locked = passed_over and any(each[3] <= 0 for each in listed)
+        self._passed_over = self._passed_over + 1 if locked else 0
+        if 0 < self._passed_over <= LOOKS_AGAIN:
+            due = min(due, 0.001 * 2 ** (self._passed_over - 1))
+        self._due_at = min(self._due_at, time.monotonic() + due)
         return self._scans.relist(listed)
 
     def _take(self, attempt: Attempt) -> None:
@@ -367,7 +379,9 @@ class Worker:
 
     async def _run_alone(self, attempt: Attempt) -> None:
         """A job with which workers died: nothing else runs meanwhile, so that its next death blames nobody else."""
-        if not await self._claim_link.run(self.database.store.mark_begun(attempt.row, self.lease)):
+        marked = await self._claim_link.run(self.database.store.mark_begun(attempt.row, self.lease))
+        self._suspects.popleft()
+        if not marked:
             return
         attempt.marked = True
         self._run(attempt)
@@ -485,6 +499,7 @@ class Worker:
 
     def wake(self, lane: int, queue: str, priority: int, due: float) -> None:
         """There is, or will be in `due` seconds, a job in this queue."""
+        self._passed_over = 0
         if due > 0:
             self._due_at = min(self._due_at, time.monotonic() + due)
         else:

@@ -46,8 +46,9 @@ async def run_handler(job_type: InternalJobType[In, Out], input: In, *, attempt:
     finally:
         current.reset(before)
     if isinstance(value, Continuation):
-        value.job_type.dump_input(value.input)
-        return value
+        following = cast("Continuation[Out]", value)
+        following.job_type.dump_input(following.input)
+        return following
     job_type.dump_output(value)
     return cast("Out", value)
 

@@ -1,6 +1,6 @@
 -- What became of attempts, by their epoch: still theirs, written by them, or why not.
 select held.sequence_id::text, held.epoch, case
-    when l.epoch = held.epoch then 'mine'
+    when l.epoch = held.epoch and l.leased_by is not null then 'mine'
     when f.epoch = held.epoch then 'written'
     when f.outcome = 'cancelled' then 'cancelled'
     when f.outcome is not null then 'completed_elsewhere'

@@ -9,7 +9,7 @@ with held as (
     for no key update of l skip locked
 )
 update /* schema */live_job l
-set leased_until = clock_timestamp() + %(lease)s, begun = mine.begun
+set leased_until = clock_timestamp() + %(lease)s, begun = l.begun or mine.begun
 from mine
 where l.lane = mine.lane and l.sequence_id = mine.sequence_id
 returning l.sequence_id::text, l.epoch

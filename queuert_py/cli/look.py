@@ -1,0 +1,262 @@
+"""Commands that look and change nothing: status, list, show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, get_args
+from uuid import UUID
+
+import click
+
+from queuert_py import Engine
+from queuert_py.cli import apps, output
+from queuert_py.cli.trouble import USAGE, Trouble
+from queuert_py.runtime.leases import presence_class
+from queuert_py.values import AttemptRecord, JobRecord, SequenceRecord, Status
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+FAILED_SEEN = 1000
+"""As many failed sequences are counted; beyond, "1000+"."""
+
+
+def identifier(text: str) -> UUID:
+    """An id from the command line."""
+    try:
+        return UUID(text.strip())
+    except ValueError:
+        raise Trouble(f"{text!r} is no id.", "an id is a UUID", "`queuert list` shows the ids", USAGE) from None
+
+
+# --- status
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What `status` shows, as it is printed as JSON."""
+
+    database: dict[str, Any]
+    workers: list[dict[str, Any]]
+    live: list[dict[str, Any]]
+    finished_last_hour: list[dict[str, Any]]
+    failed: int
+
+
+@click.command()
+@apps.database_options
+@json_option
+def status(app: str | None, app_dir: str, schema: str | None, as_json: bool) -> None:
+    """Show the database's health, what waits and runs, what ended in the last hour, and the workers."""
+    standing = apps.run(_standing(apps.named(app, app_dir, schema)))
+    if as_json:
+        output.print_json(standing)
+    else:
+        _print_standing(standing)
+
+
+async def _standing(engine: Engine[Any]) -> Standing:
+    async with apps.opened(engine):
+        report = await engine.health.check()
+        store, run = engine.database.store, engine.database.run
+        live = await run(store.count_live())
+        ended = await run(store.count_finished(timedelta(hours=1)))
+        failed = await engine.list_sequences(status="failed", limit=FAILED_SEEN)
+        version = report.server_version or 0
+        database = {
+            "target": apps.target(engine),
+            "schema": engine.database.schema,
+            "lanes": store.lanes,
+            "state": report.state,
+            "latency": report.latency,
+            "version": f"{version // 10_000}.{version % 10_000}",
+        }
+        return Standing(
+            database,
+            await list_workers(engine),
+            [dict(zip(("queue", "type", "status", "jobs", "oldest_ready_age"), row, strict=True)) for row in live],
+            [dict(zip(("type", "outcome", "jobs", "mean_seconds"), row, strict=True)) for row in ended],
+            len(failed),
+        )
+
+
+async def list_workers(engine: Engine[Any]) -> list[dict[str, Any]]:
+    """The workers that are there or were not yet seen to be gone (`present` false), with the number of jobs each holds."""
+    database = engine.database
+    rows = await database.run(database.store.list_workers())
+    absent = {id for id, free in await database.run(database.store.find_absent(presence_class(database.schema))) if free}
+    names = ("id", "host", "pid", "version", "queues", "types", "concurrency", "started_at", "running")
+    return [{**dict(zip(names, row, strict=True)), "present": row[0] not in absent} for row in rows]
+
+
+def _print_standing(standing: Standing) -> None:
+    known = standing.database
+    output.say(f"PostgreSQL {known['version']} at {known['target']}, schema {known['schema']}: {known['state']}, {output.span(known['latency'])}")
+    output.say()
+    if standing.workers:
+        columns = ("worker", "host", "pid", "state", "running", "of", "queues", "started")
+        output.table(columns, [_worker_row(each) for each in standing.workers], title="Workers")
+    if standing.live:
+        rows = [(each["queue"], each["type"], each["status"], each["jobs"], output.span(each["oldest_ready_age"])) for each in standing.live]
+        output.table(("queue", "type", "status", "jobs", "oldest ready"), rows, title="Jobs now")
+    if standing.finished_last_hour:
+        rows_ = [(each["type"], each["outcome"], each["jobs"], output.span(each["mean_seconds"])) for each in standing.finished_last_hour]
+        output.table(("type", "outcome", "jobs", "mean time"), rows_, title="Ended in the last hour")
+    for line in _remarks(standing):
+        output.say(line)
+
+
+def _worker_row(worker: dict[str, Any]) -> Sequence[object]:
+    state = "present" if worker["present"] else "gone"
+    started = output.ago(worker["started_at"])
+    return worker["id"], worker["host"], worker["pid"], state, worker["running"], worker["concurrency"], ", ".join(worker["queues"]), started
+
+
+def _remarks(standing: Standing) -> list[str]:
+    """What follows from the figures, and what to type next."""
+    remarks: list[str] = []
+    jobs = sum(each["jobs"] for each in standing.live)
+    present = any(each["present"] for each in standing.workers)
+    if not standing.live:
+        remarks.append("Nothing waits and nothing runs.")
+    if not present:
+        waiting = f", {jobs} job(s) wait" if jobs else ""
+        remarks.append(f"No worker is running{waiting}: `queuert worker module:engine`.")
+    if standing.failed:
+        more = "+" if standing.failed == FAILED_SEEN else ""
+        remarks.append(f"{standing.failed}{more} failed: `queuert list --failed`, `queuert retry --failed`.")
+    return remarks
+
+
+# --- list
+
+
+@click.command("list")
+@apps.database_options
+@click.option("--status", "wanted", type=click.Choice(get_args(Status)), help="Only sequences that stand so.")
+@click.option("--failed", is_flag=True, help="The same as --status failed.")
+@click.option("--type", "type_", metavar="TYPE", help="Only sequences that started with this job type.")
+@click.option("--key", help="Only sequences of this key.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@json_option
+def list_(
+    app: str | None,
+    app_dir: str,
+    schema: str | None,
+    wanted: Status | None,
+    failed: bool,
+    type_: str | None,
+    key: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List sequences, newest first."""
+    if failed and wanted not in (None, "failed"):
+        raise Trouble("--failed and --status contradict each other.", "both say which sequences to list", "give one of them", USAGE)
+    found = apps.run(_list(apps.named(app, app_dir, schema), "failed" if failed else wanted, type_, key, limit))
+    if as_json:
+        output.print_json(found)
+        return
+    if not found:
+        output.say("No such sequences.")
+        return
+    output.table(("id", "type", "status", "step", "attempt", "created", "key", "says"), [_sequence_row(each) for each in found])
+    if len(found) == limit:
+        output.say(f"The newest {limit}; --limit shows more.")
+
+
+async def _list(engine: Engine[Any], status: Status | None, type_: str | None, key: str | None, limit: int) -> list[SequenceRecord]:
+    async with apps.opened(engine):
+        return await engine.list_sequences(status=status, type=type_, key=key, limit=limit)
+
+
+def _sequence_row(record: SequenceRecord) -> Sequence[object]:
+    step = f"{record.steps} {record.current_type}"
+    says = describe_error(record.error) if record.error and record.status != "completed" else ""
+    return record.id, record.type, record.status, step, record.attempt, output.ago(record.created_at), record.key, output.one_line(says, 60)
+
+
+def describe_error(error: Any) -> str:
+    """An error as stored, in a line."""
+    return f"{error.get('type', 'error')}: {error.get('message', '')}"
+
+
+# --- show
+
+
+@click.command()
+@click.argument("id")
+@apps.database_options
+@json_option
+def show(id: str, app: str | None, app_dir: str, schema: str | None, as_json: bool) -> None:
+    """Show one sequence: its jobs, its attempts with their errors, and what to type next."""
+    record, jobs, attempts = apps.run(_read(apps.named(app, app_dir, schema), identifier(id)))
+    if as_json:
+        output.print_json({"sequence": record, "jobs": jobs, "attempts": attempts})
+        return
+    _print_sequence(record)
+    output.table(("#", "job type", "status", "attempt", "crashes", "queue", "took", "worker"), [_job_row(each) for each in jobs])
+    _print_attempts(attempts)
+    output.say(_next(record))
+
+
+async def _read(engine: Engine[Any], id: UUID) -> tuple[SequenceRecord, list[JobRecord], list[AttemptRecord]]:
+    async with apps.opened(engine):
+        return await engine.get_sequence(id), await engine.list_jobs(id), await engine.list_attempts(id)
+
+
+def _print_sequence(record: SequenceRecord) -> None:
+    reason = f" ({record.reason})" if record.reason else ""
+    output.facts(
+        (
+            ("sequence", record.id),
+            ("type", record.type),
+            ("status", f"{record.status}{reason}"),
+            ("key", record.key),
+            ("correlation", record.correlation_id),
+            ("tags", ", ".join(record.tags) or None),
+            ("created", f"{record.created_at:%Y-%m-%d %H:%M:%S %Z} ({output.ago(record.created_at)})"),
+            ("ended", f"{record.finished_at:%Y-%m-%d %H:%M:%S %Z}" if record.finished_at else None),
+            ("input", output.compact(record.input, 1000)),
+            ("output", output.compact(record.output, 1000) if record.status == "completed" else None),
+            ("error", describe_error(record.error) if record.error and record.status != "completed" else None),
+        )
+    )
+    print()
+
+
+def _job_row(job: JobRecord) -> Sequence[object]:
+    took = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
+    return job.position, job.type, job.status, job.attempt, job.crash_count, job.queue, output.span(took), job.worker
+
+
+def _print_attempts(attempts: Sequence[AttemptRecord]) -> None:
+    """Each attempt that did not succeed; a traceback that was just shown is not shown again."""
+    shown = ""
+    for each in attempts:
+        error = each.error or {}
+        head = f"attempt {each.attempt} of {each.type} (#{each.position}): {each.outcome}, {output.ago(each.finished_at)}"
+        output.say(f"{head}, on {each.worker}" if each.worker else head)
+        if error:
+            print(f"  {output.one_line(describe_error(error), 1000)}")
+        trace = output.clean(error.get("traceback") or "").rstrip()
+        if trace and trace == shown:
+            print("  (the same traceback)")
+        elif trace:
+            print("\n".join(f"  {line}" for line in trace.split("\n")))
+        shown = trace or shown
+        print()
+
+
+def _next(record: SequenceRecord) -> str:
+    match record.status:
+        case "failed":
+            return f"Next: `queuert retry {record.id}` runs it again from the job that failed."
+        case "completed" | "cancelled" | "expired":
+            return f"It has ended. `queuert list --type {record.type}` shows others."
+        case "running":
+            return f"It runs. `queuert show {record.id}` shows how it goes on."
+        case "scheduled":
+            return "It waits for its time. `queuert status` shows the workers."
+        case _:
+            return "It waits. `queuert status` shows whether a worker serves its queue; `queuert worker module:engine` starts one."
