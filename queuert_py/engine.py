@@ -34,7 +34,7 @@ from queuert_py.errors import (
     UsageError,
 )
 from queuert_py.ids import lane_of, uuid7
-from queuert_py.job import In, Tx, current
+from queuert_py.job import Connection, In, Tx, current
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, Out
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
@@ -91,10 +91,10 @@ class Engine(JobTypes[Tx]):
 
     @overload
     def __init__(
-        self: Engine[AsyncConnection[Any]],
+        self: Engine[Connection],
         db: str | AsyncConnectionPool[Any] | None = None,
         /,
-        *registries: JobTypes[AsyncConnection[Any]],
+        *registries: JobTypes[Connection],
         schema: str = "queuert",
         pool_size: int = 10,
         max_payload: int = payload.MAX_PAYLOAD,
@@ -140,9 +140,7 @@ class Engine(JobTypes[Tx]):
         self._workers: list[Worker] = []
 
     @classmethod
-    def embedded(
-        cls, *registries: JobTypes[AsyncConnection[Any]], path: str | Path | None = None, ephemeral: bool = False
-    ) -> Engine[AsyncConnection[Any]]:
+    def embedded(cls, *registries: JobTypes[Connection], path: str | Path | None = None, ephemeral: bool = False) -> Engine[Connection]:
         """An engine on a real PostgreSQL of its own, with nothing installed (extra `embedded`).
 
         Persistent by default: one for the project (the folder of pyproject.toml, or `path`), shared by all its processes. ephemeral: a

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Generic, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -15,8 +16,20 @@ from typing_extensions import TypeVar
 from queuert_py.decisions.phases import Kind
 from queuert_py.values import Abort, LiveJob
 
+
+class Row(Protocol):
+    """A row as psycopg's tuple and dict factories make it. Not Any: mypy gives up on overloads whose argument holds an Any."""
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
+
+
+Connection: TypeAlias = AsyncConnection[Row]
+"""What `tx` is when the engine is built on a DSN or a psycopg pool."""
+
 In = TypeVar("In", bound=BaseModel)
-Tx = TypeVar("Tx", default=AsyncConnection[Any])
+Tx = TypeVar("Tx", default=Connection)
 Tx_co = TypeVar("Tx_co", covariant=True)
 
 

@@ -63,10 +63,14 @@ async def _migrate(engine: Engine[Any], lanes: int) -> list[str]:
 @click.option("--type", "type_", metavar="TYPE", help="With --failed: only sequences that started with this job type.")
 @click.option("--yes", is_flag=True, help="With --failed: do not ask.")
 @json_option
-def retry(ids: Sequence[str], app: str | None, app_dir: str, schema: str | None, failed: bool, type_: str | None, yes: bool, as_json: bool) -> int:
+def retry(
+    ids: Sequence[str], app: str | None, app_dir: str, schema: str | None, failed: bool, type_: str | None, yes: bool, as_json: bool
+) -> int:
     """Run failed sequences again, from the job that failed, with all their attempts."""
     if bool(ids) == failed or (type_ and not failed):
-        raise Trouble("It is not clear what to retry.", "ids, or --failed (with --type)", "`queuert retry ID`, or `queuert retry --failed`", USAGE)
+        raise Trouble(
+            "It is not clear what to retry.", "ids, or --failed (with --type)", "`queuert retry ID`, or `queuert retry --failed`", USAGE
+        )
     wanted = [identifier(id) for id in ids]
     engine = apps.named(app, app_dir, schema)
     if failed:
@@ -104,7 +108,9 @@ async def _retry_failed(engine: Engine[Any], type_: str | None, *, yes: bool, as
         first = await engine.list_sequences(status="failed", type=type_, limit=BATCH)
         if first and not yes:
             more = "or more " if len(first) == BATCH else ""
-            _ask(f"Retry {len(first)} {more}failed sequence(s){f' of {type_}' if type_ else ''} at {apps.target(engine)}, schema {engine._schema}?")
+            _ask(
+                f"Retry {len(first)} {more}failed sequence(s){f' of {type_}' if type_ else ''} at {apps.target(engine)}, schema {engine._schema}?"
+            )
         retried, left = await _retry_all(engine, type_, [each.id for each in first])
     if as_json:
         output.print_json({"retried": retried, "left": left})
@@ -174,7 +180,9 @@ def _parse(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise Trouble("The input is no JSON.", str(error), """quote it for the shell: '{"name": "Ada"}'""", USAGE) from None
     if not isinstance(value, dict):
-        raise Trouble("The input is no JSON object.", f"it is a {type(value).__name__}", """write the model's fields: '{"name": "Ada"}'""", USAGE)
+        raise Trouble(
+            "The input is no JSON object.", f"it is a {type(value).__name__}", """write the model's fields: '{"name": "Ada"}'""", USAGE
+        )
     return cast("dict[str, Any]", value)
 
 
@@ -202,4 +210,8 @@ async def _warn_unserved(engine: Engine[Any], type_: str) -> None:
     """Waiting for a result that nobody works for would look like a hang."""
     workers = await list_workers(engine)
     if not any(each["present"] and type_ in each["types"] for each in workers):
-        print(f"waiting, but no worker serves {output.one_line(type_)}: `queuert worker module:engine` starts one", file=sys.stderr, flush=True)
+        print(
+            f"waiting, but no worker serves {output.one_line(type_)}: `queuert worker module:engine` starts one",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -51,7 +51,9 @@ def load(app: str | None, app_dir: str) -> Engine[Any]:
         repair = f"name it: `--app module:engine` (worker: `queuert worker module:engine`), or set {APP_VARIABLE}"
         raise Trouble("No app is named.", "this command needs the app's job types, not only its database", repair, USAGE)
     if "://" in app or "=" in app:
-        raise Trouble("That is no app but a DSN.", "arguments are readable by everybody on this machine", f"set {DSN_VARIABLE} instead", USAGE)
+        raise Trouble(
+            "That is no app but a DSN.", "arguments are readable by everybody on this machine", f"set {DSN_VARIABLE} instead", USAGE
+        )
     name, _, attribute = app.partition(":")
     module = _import(name, Path(app_dir))
     return _engine_of(module, attribute or "engine")
@@ -59,7 +61,9 @@ def load(app: str | None, app_dir: str) -> Engine[Any]:
 
 def _import(name: str, folder: Path) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise Trouble(f"{name!r} is no name of a module.", "an app is named as Python imports it", "write module:engine, without .py", USAGE)
+        raise Trouble(
+            f"{name!r} is no name of a module.", "an app is named as Python imports it", "write module:engine, without .py", USAGE
+        )
     if not folder.is_dir():
         raise Trouble(f"--app-dir {folder} is no folder.", "the app is looked up there", "name the folder that holds its module", USAGE)
     place = str(folder.resolve())
@@ -76,7 +80,9 @@ def _import(name: str, folder: Path) -> ModuleType:
 def _not_imported(name: str, place: str, error: Exception) -> Trouble:
     what = f"The app's module {name!r} cannot be imported."
     if isinstance(error, ModuleNotFoundError) and error.name and (name == error.name or name.startswith(f"{error.name}.")):
-        return Trouble(what, f"there is no module {error.name!r} in {place}, nor installed", "go to its folder, or give --app-dir FOLDER", SETUP)
+        return Trouble(
+            what, f"there is no module {error.name!r} in {place}, nor installed", "go to its folder, or give --app-dir FOLDER", SETUP
+        )
     if isinstance(error, ModuleNotFoundError):
         return Trouble(what, f"it imports {error.name!r}, which is not installed here", "install it in this environment", SETUP)
     line = _line_of(error)

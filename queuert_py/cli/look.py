@@ -91,13 +91,17 @@ async def list_workers(engine: Engine[Any]) -> list[dict[str, Any]]:
 
 def _print_standing(standing: Standing) -> None:
     known = standing.database
-    output.say(f"PostgreSQL {known['version']} at {known['target']}, schema {known['schema']}: {known['state']}, {output.span(known['latency'])}")
+    output.say(
+        f"PostgreSQL {known['version']} at {known['target']}, schema {known['schema']}: {known['state']}, {output.span(known['latency'])}"
+    )
     output.say()
     if standing.workers:
         columns = ("worker", "host", "pid", "state", "running", "of", "queues", "started")
         output.table(columns, [_worker_row(each) for each in standing.workers], title="Workers")
     if standing.live:
-        rows = [(each["queue"], each["type"], each["status"], each["jobs"], output.span(each["oldest_ready_age"])) for each in standing.live]
+        rows = [
+            (each["queue"], each["type"], each["status"], each["jobs"], output.span(each["oldest_ready_age"])) for each in standing.live
+        ]
         output.table(("queue", "type", "status", "jobs", "oldest ready"), rows, title="Jobs now")
     if standing.finished_last_hour:
         rows_ = [(each["type"], each["outcome"], each["jobs"], output.span(each["mean_seconds"])) for each in standing.finished_last_hour]
@@ -109,7 +113,16 @@ def _print_standing(standing: Standing) -> None:
 def _worker_row(worker: dict[str, Any]) -> Sequence[object]:
     state = "present" if worker["present"] else "gone"
     started = output.ago(worker["started_at"])
-    return worker["id"], worker["host"], worker["pid"], state, worker["running"], worker["concurrency"], ", ".join(worker["queues"]), started
+    return (
+        worker["id"],
+        worker["host"],
+        worker["pid"],
+        state,
+        worker["running"],
+        worker["concurrency"],
+        ", ".join(worker["queues"]),
+        started,
+    )
 
 
 def _remarks(standing: Standing) -> list[str]:

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,12 +86,19 @@ class Child:
         self.process.kill()
 
     async def ended(self) -> int:
-        """Wait for its end; the exit code, minus the signal's number when one killed it."""
-        try:
-            return await asyncio.to_thread(self.process.wait)
-        finally:
-            if self.process.returncode is not None:
-                self.ask_to_stop()
+        """Wait for its end; the exit code, minus the signal's number when one killed it. By a thread of its own: there may be many."""
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+
+        def wait() -> None:
+            self.process.wait()
+            with contextlib.suppress(RuntimeError):  # the loop has ended first
+                loop.call_soon_threadsafe(over.set)
+
+        threading.Thread(target=wait, name=f"queuert child {self.pid}", daemon=True).start()
+        await over.wait()
+        self.ask_to_stop()
+        return self.process.wait()
 
 
 class Supervisor:

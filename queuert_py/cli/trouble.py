@@ -134,7 +134,9 @@ def _of_queuert(error: QueuertError) -> Trouble:
     return Trouble(title, why, own or repair, code)
 
 
-_WAY_OUT = re.compile(r"(?:: |\. (?:Or )?|, or )((?:run|set|declare|use|install|upgrade|pass|decorate|give|Start|Install|Give|Use) .*)$", re.S)
+_WAY_OUT = re.compile(
+    r"(?:: |\. (?:Or )?|, or )((?:run|set|declare|use|install|upgrade|pass|decorate|give|Start|Install|Give|Use) .*)$", re.S
+)
 
 
 def _way_out(message: str) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def open_server(
     Persistent, the default: one server per `path` (default `default_path()`) for all its processes on this machine; its data
     stays. Run by root, the data lives under /var/lib/queuert, in a folder named by `path`, and belongs to the user
     `postgres`, or `nobody` where there is none: root may not run PostgreSQL.
-    `ephemeral`: a server of its own in a fresh temporary folder, removed at the end; `path` must be None.
+    `ephemeral`: a server of its own in a fresh folder under TMPDIR, removed at the end; `path` must be None.
     `fsync`: whether a commit survives a power failure; None means True for a persistent server and False for an ephemeral one.
     `settings`: server settings, such as {"shared_buffers": "1GB"}.
     `fsync` and `settings` take effect when the server starts: a call that finds it running does not change it.

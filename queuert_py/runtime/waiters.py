@@ -45,7 +45,7 @@ class Waiters:
         self._database = database
         self._listener = listener
         self._waiting: dict[str, list[asyncio.Future[Ended]]] = {}
-        self._look_at: dict[str, None] = {}
+        self._look_at: dict[str, bool] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] | None = None
@@ -59,7 +59,7 @@ class Waiters:
             self._task = asyncio.create_task(self._run(), name="queuert waiters")
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(sequence_id, []).append(future)
-        self._look_at[sequence_id] = None
+        self._look_at[sequence_id] = False
         self._wake.set()
         try:
             return await future
@@ -71,10 +71,10 @@ class Waiters:
                 self._waiting.pop(sequence_id, None)
 
     def ended(self, ids: Iterable[str]) -> None:
-        """Told by a worker of this process: these have ended."""
+        """Told by a worker, here or by a hint: these have ended. They are looked at without being marked first."""
         for id in ids:
             if id in self._waiting:
-                self._look_at[id] = None
+                self._look_at.setdefault(id, True)
                 self._wake.set()
 
     async def stop(self) -> None:
@@ -92,7 +92,7 @@ class Waiters:
             self.ended([hint[2:]])
 
     def _look_at_all(self) -> None:
-        self._look_at.update(dict.fromkeys(self._waiting))
+        self._look_at.update(dict.fromkeys(self._waiting, False))
         self._wake.set()
 
     async def _run(self) -> None:
@@ -103,21 +103,26 @@ class Waiters:
             self._wake.clear()
             if time.monotonic() - polled > (DEAF_POLL if self._listener().deaf else POLL) * 0.9:
                 polled = time.monotonic()
-                self._look_at.update(dict.fromkeys(self._waiting))
-            wanted = [id for id in self._look_at if id in self._waiting]
-            self._look_at.clear()
-            for start in range(0, len(wanted), BATCH):
-                try:
-                    await self._look(wanted[start : start + BATCH])
-                except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
-                    logger.debug("waiters look again: %s", error)
-                    self._later(wanted[start:])
-                    break
+                self._look_at.update(dict.fromkeys(self._waiting, False))
+            look_at, self._look_at = self._look_at, {}
+            for told in (True, False):
+                wanted = [id for id, ended in look_at.items() if ended is told and id in self._waiting]
+                for start in range(0, len(wanted), BATCH):
+                    await self._try(wanted[start : start + BATCH], mark=not told)
 
-    async def _look(self, ids: list[str]) -> None:
+    async def _try(self, ids: list[str], *, mark: bool) -> None:
+        try:
+            await self._look(ids, mark=mark)
+        except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
+            logger.debug("waiters look again: %s", error)
+            self._unsure += 1
+            self._later(ids)
+
+    async def _look(self, ids: list[str], *, mark: bool) -> None:
         lanes = self._database.store.lanes
         parts = [rows.sequence_row(id, lane_of(id, lanes)) for id in ids]
-        await self._database.run(self._database.store.mark_watched(parts))
+        if mark:
+            await self._database.run(self._database.store.mark_watched(parts))
         unsure: list[str] = []
         for id, watched, *ended in await self._database.run(self._database.store.read_results(parts)):
             if ended[0] is not None or watched is None:
@@ -132,7 +137,7 @@ class Waiters:
 
     def _later(self, ids: Iterable[str]) -> None:
         """Neither marked nor finished (its row is locked), or not looked at: again shortly."""
-        again = dict.fromkeys(ids)
+        again = dict.fromkeys(ids, False)
 
         def look() -> None:
             self._look_at.update(again)

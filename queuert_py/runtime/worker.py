@@ -39,6 +39,7 @@ from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, Live
 
 logger = logging.getLogger("queuert_py.worker")
 LOOKS_AGAIN = 7
+CALM = 0.01
 FULL_SCAN = 1.0
 """Seconds after which a claim scans its queues from the beginning, for rows that became ready out of order."""
 
@@ -99,6 +100,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._lost_claims: list[UUID] = []
         self._passed_over = 0
+        self._unlisted = False
         self._started = False
         self._done = 0
 
@@ -276,10 +278,12 @@ class Worker:
             self._more = False  # a hint that comes while the claim is under way sets it again
             try:
                 claimed = await self._claim_some(size)
-                if len(claimed) < size:
-                    self._more = await self._relist(passed_over=not claimed) or self._more
-                else:
+                if len(claimed) == size:
                     self._more = True
+                elif claimed:
+                    self._unlisted = True
+                else:
+                    self._more = await self._relist(passed_over=True) or self._more
             except BaseException:
                 self._more = True
                 raise
@@ -291,6 +295,13 @@ class Worker:
 
     async def _reason(self) -> None:
         """Sleep until something is worth a claim."""
+        if self._unlisted and not self._more:
+            self._unlisted = False
+            with contextlib.suppress(TimeoutError):  # the next hint may be on its way: what comes later can wait for a calm moment
+                await asyncio.wait_for(self._wake.wait(), CALM)
+            if not self._more:
+                self._more = await self._relist()
+            return
         if not self._more and not self._running and not self._waiting:
             self._idle.set()
         busiest, calmest = self.settings.poll_interval
