@@ -52,9 +52,12 @@ class Reaper:
         self._sweep_at = 0.0
         self._absent: set[str] = set()
 
-    def hold_back(self) -> None:
-        """After an outage every lease looks dead: reap nothing for one renew interval, so that the living renew first."""
-        self._quiet_until = time.monotonic() + renew_every(self._lease) * (1 + random.random() / 10)
+    def hold_back(self, age: float = 0.0) -> None:
+        """After an outage every lease looks dead: reap nothing for one renew interval, so that the living renew first.
+
+        `age`: seconds since the outage ended.
+        """
+        self._quiet_until = time.monotonic() + renew_every(self._lease) * (1 + random.random() / 10) - age
         self._absent.clear()
 
     async def run(self) -> None:
@@ -74,7 +77,7 @@ class Reaper:
                 await asyncio.sleep(LOOK)
                 continue
             if age < renew_every(self._lease):
-                self.hold_back()
+                self.hold_back(age)
             return
 
     async def once(self) -> int:
