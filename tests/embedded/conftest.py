@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from queuert_py.embedded import folders, open_server
 
@@ -47,7 +49,7 @@ def is_gone(pid: int) -> bool:
 
 def until_gone(*pids: int) -> None:
     for pid in pids:
-        until(lambda pid=pid: is_gone(pid), f"the end of process {pid}")
+        until(partial(is_gone, pid), f"the end of process {pid}")
 
 
 def postmaster(data: Path) -> int:
@@ -59,7 +61,7 @@ def keeper(data: Path) -> int:
 
 
 def sockets(dsn: str) -> Path:
-    return Path(str(psycopg.conninfo.conninfo_to_dict(dsn)["host"]))
+    return Path(str(conninfo_to_dict(dsn)["host"]))
 
 
 def ask(dsn: str, query: str) -> object:
@@ -98,11 +100,22 @@ class Client:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
+    }
+
+
+def strictly(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Run by an interpreter that warns of everything and takes each warning for an error."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
 
 
 @contextmanager
-def client(*arguments: Path) -> Iterator[Client]:
+def client(*arguments: Path) -> Generator[Client]:
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", CLIENT, *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
@@ -115,7 +128,7 @@ def client(*arguments: Path) -> Iterator[Client]:
 
 
 @contextmanager
-def project_folder() -> Iterator[Path]:
+def project_folder() -> Generator[Path]:
     with tempfile.TemporaryDirectory(prefix="project with spaces ") as folder:
         path = Path(folder).resolve() / ".queuert"
         yield path
@@ -154,7 +167,7 @@ def project(used_project: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def other_root() -> Iterator[Path]:
+def other_root() -> Generator[Path]:
     if os.geteuid():
         pytest.skip("needs root")
     outer = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="queuert-test-"))

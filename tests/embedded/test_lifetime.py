@@ -15,7 +15,21 @@ import psycopg
 from queuert_py.embedded import open_server
 from queuert_py.embedded.launcher import Postmaster
 
-from .conftest import CLIENT, ask, client, do, environment, is_gone, keeper, kill_all, postmaster, sockets, until, until_gone
+from .conftest import (
+    CLIENT,
+    Client,
+    ask,
+    client,
+    do,
+    environment,
+    is_gone,
+    keeper,
+    kill_all,
+    postmaster,
+    sockets,
+    until,
+    until_gone,
+)
 
 
 def test_two_processes_share_a_server_and_its_data_survives_it(project: Path) -> None:
@@ -44,7 +58,11 @@ def test_the_last_to_close_stops_the_server(project: Path) -> None:
 def test_many_processes_that_start_at_once_get_one_server(fresh_project: Path) -> None:
     with ExitStack() as stack:
         with ThreadPoolExecutor(8) as pool:
-            clients = [*pool.map(lambda _: stack.enter_context(client(fresh_project)), range(8))]
+
+            def start(_: int) -> Client:
+                return stack.enter_context(client(fresh_project))
+
+            clients = [*pool.map(start, range(8))]
         assert len({each.dsn for each in clients}) == 1
         assert [ask(each.dsn, "select 1") for each in clients] == [1] * 8
 
@@ -80,8 +98,10 @@ def test_a_client_that_ends_without_close_does_too() -> None:
 def test_a_killed_server_is_back_at_the_same_address(project: Path) -> None:
     with open_server(project) as server:
         do(server.dsn, "create table t as select 42 as a")
+        its_keeper = keeper(server.data)
         kill_all(postmaster(server.data))
         with open_server(project) as again:
+            until_gone(its_keeper)  # there is another now
             assert again.dsn == server.dsn
             assert ask(server.dsn, "select a from t") == 42
 
@@ -203,7 +223,5 @@ print(server.data.exists())
 
 
 def test_a_forked_child_cannot_give_up_its_parents_hold() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, env=environment(), check=False
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, env=environment(), check=False)
     assert (done.stdout.split(), done.stderr) == (["True", "False"], "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from queuert_py.embedded import Server, default_path, open_server
 from queuert_py.errors import EmbeddedError
 
-from .conftest import ask, do, environment, postmaster, sockets, until, until_gone
+from .conftest import ask, do, postmaster, sockets, strictly, until, until_gone
 
 
 def test_a_persistent_server_answers(project: Path) -> None:
@@ -143,14 +142,8 @@ def test_the_default_path_is_the_nearest_project(tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_is_said_by_a_strict_interpreter(project: Path) -> None:
-    script = "import sys, pathlib, queuert_py.embedded as e; e.open_server(pathlib.Path(sys.argv[1])).close(); e.open_server(ephemeral=True)"
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", script, project],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-    )
+    script = "import sys, pathlib, queuert_py.embedded as e; e.open_server(pathlib.Path(sys.argv[1])).close()"
+    done = strictly(script + "; e.open_server(ephemeral=True)", project)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -22,9 +22,7 @@ from queuert_py.errors import EmbeddedError
 from .conftest import CLIENT, REPOSITORY, ask, is_gone, postmaster, until_gone
 
 NOBODY = pwd.getpwnam("nobody")
-OPEN_AND_ASK = CLIENT.replace(
-    "sys.stdin.read()", "import psycopg; print(psycopg.connect(server.dsn).execute('select 1').fetchone())"
-)
+OPEN_AND_ASK = CLIENT.replace("sys.stdin.read()", "import psycopg; print(psycopg.connect(server.dsn).execute('select 1').fetchone())")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 
 
@@ -80,9 +78,7 @@ def test_roots_folders_are_closed_to_others(root: Path, home: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize(("mode", "owner"), [(0o755, 0), (0o777, 0), (0o711, NOBODY.pw_uid)])
-def test_roots_folder_that_is_not_as_it_should_be_is_refused_and_left(
-    missing_root: Path, home: Path, mode: int, owner: int
-) -> None:
+def test_roots_folder_of_other_mode_or_owner_is_refused_and_left(missing_root: Path, home: Path, mode: int, owner: int) -> None:
     missing_root.mkdir()
     missing_root.chmod(mode)
     os.chown(missing_root, owner, -1)
@@ -204,9 +200,7 @@ def test_a_user_without_a_name_is_told_the_way_out(home: Path) -> None:
 @needs_root
 def test_a_full_disk_is_said_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "tmpfs", small], check=False, capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "tmpfs", small], check=False, capture_output=True).returncode:
         small.rmdir()
         pytest.skip("may not mount a small disk")
     try:
@@ -244,5 +238,5 @@ def test_two_templates_made_at_once_are_one(root: Path) -> None:
     shutil.rmtree(root / "templates", ignore_errors=True)
     found = template.reachable(binaries.find_binaries(), account)
     with ThreadPoolExecutor(3) as pool:
-        assert len({*pool.map(lambda _: template.template(found, account), range(3))}) == 1
+        assert len({*pool.map(template.template, [found] * 3, [account] * 3)}) == 1
     assert len([*(root / "templates").iterdir()]) == 1
