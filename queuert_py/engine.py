@@ -6,30 +6,23 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast, overload
 from uuid import UUID
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 from typing_extensions import TypeVar, Unpack
 
-from queuert_py import payload
+from queuert_py import options, payload
 from queuert_py.decisions.backoff import seconds
 from queuert_py.embedded import Server, open_server
 from queuert_py.errors import (
     ConfigurationError,
-    InvalidInputError,
-    InvalidOutputError,
-    NotStartableError,
     ResultTimeoutError,
     SchemaError,
-    SequenceCancelledError,
-    SequenceExpiredError,
-    SequenceFailedError,
     SequenceNotFoundError,
     UsageError,
 )
@@ -39,11 +32,14 @@ from queuert_py.job_types import InternalJobType, JobType, JobTypes, Out
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
 from queuert_py.postgres import rows, starts
-from queuert_py.postgres.listener import Listener, Notifier
+from queuert_py.postgres.listener import Listener, Notifier, hint
 from queuert_py.postgres.store import together
-from queuert_py.runtime.waiters import Ended, Waiters
-from queuert_py.runtime.worker import Settings, Worker
+from queuert_py.results import error_of, output_of
+from queuert_py.runtime.settings import Settings
+from queuert_py.runtime.waiters import Waiters
+from queuert_py.runtime.worker import Worker
 from queuert_py.sequence import Collected, JobSequence
+from queuert_py.starting import Batch, connection_of
 from queuert_py.values import (
     AttemptRecord,
     Continuation,
@@ -65,7 +61,6 @@ C = TypeVar("C", bound=BaseModel | None)
 D = TypeVar("D", bound=BaseModel | None)
 E = TypeVar("E", bound=BaseModel | None)
 DSN_VARIABLE = "QUEUERT_DSN"
-PRIORITIES = {"low": -10, "default": 0, "high": 10, "critical": 20}
 
 
 class Database(Protocol[Tx_co]):
@@ -237,7 +232,7 @@ class Engine(JobTypes[Tx]):
 
     @overload
     async def start_sequence(
-        self, job_type: JobType[In, Out], /, input: In, *, tx: Tx | None = None, **options: Unpack[StartOptions]
+        self, job_type: JobType[In, Out], /, input: In, *, tx: Tx | None = None, **how: Unpack[StartOptions]
     ) -> JobSequence[Out]: ...
     @overload
     async def start_sequence(
@@ -248,24 +243,22 @@ class Engine(JobTypes[Tx]):
         *,
         output: type[Out],
         tx: Tx | None = None,
-        **options: Unpack[StartOptions],
+        **how: Unpack[StartOptions],
     ) -> JobSequence[Out]: ...
     @overload
     async def start_sequence(
-        self, job_type: str, /, input: BaseModel | Mapping[str, object], *, tx: Tx | None = None, **options: Unpack[StartOptions]
+        self, job_type: str, /, input: BaseModel | Mapping[str, object], *, tx: Tx | None = None, **how: Unpack[StartOptions]
     ) -> JobSequence[Any]: ...
-    async def start_sequence(
-        self, job_type: Any, /, input: Any, *, output: Any = None, tx: Any = None, **options: Unpack[StartOptions]
-    ) -> Any:
+    async def start_sequence(self, job_type: Any, /, input: Any, *, output: Any = None, tx: Any = None, **how: Unpack[StartOptions]) -> Any:
         """Start a sequence; returns its handle as soon as it is committed.
 
         job_type: a JobType, or its name (then `output=Model` types the result). input: its model; a mapping is validated, by name only.
-        options: StartOptions. tx: the caller's transaction (of the engine's kind): the sequence exists if and only if that commits.
+        how: StartOptions. tx: the caller's transaction (of the engine's kind): the sequence exists if and only if that commits.
         Raises, before anything is written: InvalidInputError (names the field), UnknownJobTypeError, NotStartableError, UsageError;
         DuplicateIdError; DatabaseUnavailableError.
         """
         found = self.get(job_type) if isinstance(job_type, str) else job_type
-        handles = await self._start([Request(found, input, options)], tx)
+        handles = await self._start([Request(found, input, how)], tx)
         return handles[0]
 
     @overload
@@ -299,97 +292,33 @@ class Engine(JobTypes[Tx]):
         running = current.get()
         if running is not None and running.in_phase and tx is None:
             raise UsageError("a start inside a phase must be part of its transaction: pass tx=tx.")
-        connection = self._connection_of(tx)
+        own = running.connection_of(tx) if running is not None and tx is not None else None
+        connection = own or connection_of(tx)
         if not requests:
             return []
-        lanes = (await self._db()).store.lanes
-        origin = None if running is None else running.row
-        prepared: list[starts.Start] = []
-        firsts: dict[tuple[str, str], int] = {}
-        places: list[int] = []
-        for number, request in enumerate(requests):
-            start = self._prepare(request, lanes, origin, number if len(requests) > 1 else None)
-            place = firsts.setdefault((request.job_type.name, start.key), len(prepared)) if start.key else len(prepared)
-            places.append(place)
-            if place == len(prepared):
-                prepared.append(start)
         database = await self._db()
-        hints = {(each.lane, each.fields["queue"], each.fields["priority"]): each for each in prepared}
+        origin = None if running is None else running.row
+        batch = Batch(requests, lanes=database.store.lanes, limit=self.max_payload, origin=origin, get=self.get)
         if connection is not None:
-            outcomes = await starts.start_in(database, connection, prepared, [_hint(*place) for place in hints])
+            outcomes = await starts.start_in(database, connection, batch.starts, [hint(*place) for place in batch.hints])
         else:
-            outcomes = await starts.start(database, prepared)
-            self._wake(hints)
-        handles: list[JobSequence[Any]] = []
-        seen: set[int] = set()
-        for request, place in zip(requests, places, strict=True):
-            id, found = outcomes[place]
-            outputs = request.job_type.contract.outputs
-            handles.append(JobSequence(id, request.job_type.name, self, outputs, deduplicated=found or place in seen))
-            seen.add(place)
-        return handles
+            outcomes = await starts.start(database, batch.starts)
+            self._wake(batch)
+        return batch.handles(outcomes, self)
 
-    def _wake(self, places: Mapping[tuple[int, str, int], starts.Start]) -> None:
+    def _wake(self, batch: Batch) -> None:
         """Work has come: the workers of this engine know at once, the others by a hint (unless one here takes it at once)."""
         hints: list[str] = []
-        for (lane, queue, priority), start in places.items():
+        single = len(batch.starts) == 1
+        for (lane, queue, priority), start in batch.hints.items():
             taken = False
             for worker in self._workers:
                 if worker.serves(queue, start.fields["type"]):
-                    taken = taken or (worker.has_room() and len(places) == 1 and "delay" not in start.fields and "at" not in start.fields)
+                    taken = taken or (single and worker.has_room() and not start.fields.keys() & {"delay", "at"})
                     worker.wake(lane, queue, priority, 0)
             if not taken:
-                hints.append(_hint(lane, queue, priority))
+                hints.append(hint(lane, queue, priority))
         self._notifier.send(hints)
-
-    def _prepare(self, request: Request[Any], lanes: int, origin: LiveJob | None, number: int | None) -> starts.Start:
-        """Check a request and dump it; nothing is written before all are checked."""
-        job_type, options = request.job_type, request.options
-        which = "" if number is None else f" (request {number})"
-        known = self.get(job_type.name)
-        if known is not job_type:
-            raise UsageError(f"{job_type.name!r} is another job type than the one mounted on this engine{which}: mount its registry.")
-        if not job_type.startable:
-            raise NotStartableError(
-                f"{job_type.name!r} is internal{which}: only continue_with reaches it. Start the type that leads to it."
-            )
-        blockers = Collected()
-        try:
-            text = job_type.dump_input(request.input, self.max_payload, blockers)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{error}{which}", **error.details) from error.__cause__
-        if blockers.ids:
-            raise UsageError(f"{job_type.name!r}: inputs with Blocker fields cannot be started yet{which}.")
-        fields, own_id = _fields(job_type, options)
-        key = fields.get("key")
-        if own_id is not None:
-            id = str(own_id)
-        elif key is not None and lanes > 1:
-            id = uuid7(low=payload.digest(f"{job_type.name}\n{key}") % lanes)
-        else:
-            id = uuid7()
-        fields["lane"], fields["sequence_id"] = lane_of(id, lanes), id
-        if origin is not None:
-            fields["root_id"] = origin.root_id or origin.sequence_id
-            fields["origin_id"] = origin.job_id or origin.sequence_id
-            if origin.correlation_id is not None:
-                fields.setdefault("correlation_id", origin.correlation_id)
-            if origin.tags:
-                fields.setdefault("tags", list(origin.tags))
-        return starts.Start(id, fields["lane"], fields, text, key, own_id is not None)
-
-    def _connection_of(self, tx: Any) -> AsyncConnection[Any] | None:
-        if tx is None:
-            return None
-        running = current.get()
-        mine = getattr(running, "connection_of", None)
-        connection = mine(tx) if mine is not None else None
-        connection = connection or tx
-        if not isinstance(connection, AsyncConnection):
-            raise UsageError(f"tx={type(tx).__name__}: a psycopg AsyncConnection with an open transaction is needed.")
-        if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-            raise UsageError("tx= has no open transaction: use it inside `async with connection.transaction():`.")
-        return cast("AsyncConnection[Any]", connection)
 
     # --- handles and results
 
@@ -414,45 +343,14 @@ class Engine(JobTypes[Tx]):
             raise ResultTimeoutError(
                 f"sequence {sequence.id} ({sequence.type}) has not ended within {limit} s; it goes on.", sequence_id=str(sequence.id)
             ) from None
-        return await self._read(sequence, ended)
+        if ended.outcome == "completed":
+            return output_of(sequence, ended, self._model)
+        attempts = await self.list_attempts(sequence.id) if ended.outcome == "failed" else []
+        raise error_of(sequence, ended, attempts)
 
-    async def _read(self, sequence: JobSequence[Any], ended: Ended) -> Any:
-        name = f"sequence {sequence.id} ({sequence.type})"
-        match ended.outcome:
-            case "completed":
-                return self._output(sequence, ended)
-            case "cancelled":
-                raise SequenceCancelledError(f"{name} was cancelled.")
-            case "expired":
-                raise SequenceExpiredError(f"{name} was not started before it expired.")
-            case None:
-                raise SequenceNotFoundError(f"{name} does not exist: it was deleted, or its start was not committed.")
-            case _:
-                pass
-        attempts = await self.list_attempts(sequence.id)
-        error = cast("dict[str, Any]", ended.error or {})
-        what = f"{error.get('type', 'error')}: {error.get('message', '')}".strip()
-        raise SequenceFailedError(
-            f"{name} failed in {ended.type!r} ({ended.reason}) after {len(attempts)} attempt(s): {what}\n"
-            f"`queuert show {sequence.id}` shows it, `queuert retry {sequence.id}` runs it again.",
-            sequence_id=sequence.id,
-            reason=ended.reason or "error",
-            error=error,
-            attempts=attempts,
-        )
-
-    def _output(self, sequence: JobSequence[Any], ended: Ended) -> Any:
-        if ended.output_type is None:
-            return None
-        model = (sequence._outputs or {}).get(ended.output_type) or self._model(ended)
-        if model is None:
-            raise InvalidOutputError(f"sequence {sequence.id} returned a {ended.output_type}, which {sequence.type!r} does not declare.")
-        return model.__pydantic_validator__.validate_json(ended.output or "null")
-
-    def _model(self, ended: Ended) -> type[BaseModel] | None:
-        """The output of the last job's own type: by name only, when the first does not declare it."""
-        last = self._types.get(ended.type or "")
-        return last.contract.outputs.get(ended.output_type or "") if last is not None else None
+    def _model(self, type: str, name: str) -> type[BaseModel] | None:
+        """The output of the last job's own type, for handles made by name whose first type does not declare it."""
+        return self.get(type).contract.outputs.get(name) if self.has(type) else None
 
     # --- looking
 
@@ -495,8 +393,8 @@ class Engine(JobTypes[Tx]):
 
         revived = await database.retrying(work)
         for worker in self._workers:
-            worker._look()
-        self._notifier.send(_hint(lane, queue, priority) for lane, _, queue, priority, _ in revived)
+            worker.look()
+        self._notifier.send(hint(lane, queue, priority) for lane, _, queue, priority, _ in revived)
         return [UUID(id) for _, id, *_ in revived]
 
     @property
@@ -578,25 +476,23 @@ class Engine(JobTypes[Tx]):
 
     def step_for(self, continuation: Continuation[Any], row: LiveJob) -> Step:
         """Check a continuation and dump it. Raises what is the handler's fault."""
-        job_type = continuation.job_type
-        known = self.get(job_type.name)
+        known = self.get(continuation.job_type.name)
         blockers = Collected()
         text = known.dump_input(continuation.input, self.max_payload, blockers)
         if blockers.ids:
-            raise UsageError(f"{job_type.name!r}: inputs with Blocker fields cannot be continued with yet.")
-        delay, at = _when(continuation.options)
-        options = known.options
-        limit = options.get("timeout")
+            raise UsageError(f"{known.name!r}: inputs with Blocker fields cannot be continued with yet.")
+        options.known(continuation.options, ContinueOptions.__annotations__)
+        delay, at = options.when(continuation.options)
         return Step(
             job_id=uuid7(),
             type=known.name,
-            queue=options.get("queue"),
+            queue=known.options.get("queue"),
             input=text,
             delay=delay,
             at=at,
-            priority=continuation.options.get("priority"),
+            priority=options.priority(continuation.options["priority"]) if "priority" in continuation.options else None,
             max_attempts=None,
-            timeout=None if limit is None else timedelta(seconds=seconds(limit)),
+            timeout=options.span(known.options.get("timeout"), "timeout"),
         )
 
     async def _db(self) -> postgres.Database:
@@ -633,84 +529,3 @@ class _WorkerContext:
             if self._settings.drain and kind is None:
                 await self._worker.drained()
             await self._worker.stop()
-
-
-def _hint(lane: int, queue: str, priority: int) -> str:
-    return f"q:{lane}:{priority}:{queue}"
-
-
-def _when(options: StartOptions | ContinueOptions) -> tuple[timedelta | None, datetime | None]:
-    """delay and at, checked: not both, not negative, aware."""
-    delay, at = options.get("delay"), options.get("at")
-    if delay is not None and at is not None:
-        raise UsageError("delay= and at= are both given: give one.")
-    if at is not None:
-        _aware(at, "at")
-    if delay is None:
-        return None, at
-    span = seconds(delay)
-    if not 0 <= span < 1e10:
-        raise UsageError(f"delay={delay!r}: a timedelta or seconds, not negative.")
-    return timedelta(seconds=span), at
-
-
-def _aware(value: datetime, name: str) -> None:
-    if value.tzinfo is None:
-        raise UsageError(f"{name}={value!r}: an aware datetime is needed, for example datetime.now(timezone.utc) + timedelta(hours=1).")
-
-
-def _fields(job_type: InternalJobType[Any, Any], options: StartOptions) -> tuple[dict[str, Any], UUID | None]:
-    """The columns of a start that are not its input, checked; and the caller's own id."""
-    declared = job_type.options
-    unknown = options.keys() - StartOptions.__annotations__.keys()
-    if unknown:
-        raise UsageError(f"unknown option {', '.join(sorted(unknown))}: known are {', '.join(StartOptions.__annotations__)}.")
-    fields: dict[str, Any] = {
-        "type": job_type.name,
-        "queue": options.get("queue", declared.get("queue", "default")),
-        "priority": options.get("priority", declared.get("priority", 0)),
-    }
-    if not options and "timeout" not in declared and "expires" not in declared:
-        return fields, None
-    try:
-        payload.word(fields["queue"], "queue", 40)
-        for name, most in (("key", 512), ("correlation_id", 512)):
-            value = options.get(name)
-            if value is not None:
-                fields[name] = payload.word(value, name, most)
-        tags = options.get("tags")
-        if tags:
-            fields["tags"] = [payload.word(tag, "tags", 200) for tag in ([tags] if isinstance(tags, str) else tags)]
-    except payload.Unstorable as error:
-        raise UsageError(str(error)) from None
-    if isinstance(fields["priority"], bool) or not isinstance(fields["priority"], int) or abs(fields["priority"]) > 32_767:
-        raise UsageError(f"priority={fields['priority']!r}: an integer from -32767 to 32767, higher first.")
-    _times(fields, options, job_type)
-    if "max_attempts" in options:
-        most_ = options["max_attempts"]
-        if most_ is not None and most_ < 1:
-            raise UsageError(f"max_attempts={most_}: at least 1, or None for ever.")
-        fields["max_attempts"] = most_ or 0
-    own_id: Any = options.get("id")
-    if own_id is not None and fields.get("key") is not None:
-        raise UsageError("id= and key= are both given: a key chooses the row's place itself. Give one.")
-    if own_id is not None and not isinstance(own_id, UUID):
-        raise UsageError(f"id={own_id!r}: a uuid.UUID is needed.")
-    return fields, own_id
-
-
-def _times(fields: dict[str, Any], options: StartOptions, job_type: InternalJobType[Any, Any]) -> None:
-    delay, at = _when(options)
-    if delay is not None:
-        fields["delay"] = f"{delay.total_seconds():.6f} seconds"
-    if at is not None:
-        fields["at"] = at.isoformat()
-    timeout = options.get("timeout", job_type.options.get("timeout"))
-    if timeout is not None:
-        fields["timeout"] = f"{seconds(timeout):.6f} seconds"
-    expires = options.get("expires", job_type.options.get("expires"))
-    if isinstance(expires, datetime):
-        _aware(expires, "expires")
-        fields["expires_at"] = expires.isoformat()
-    elif expires is not None:
-        fields["expires"] = f"{seconds(expires):.6f} seconds"

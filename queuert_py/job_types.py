@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 import types
@@ -16,6 +17,7 @@ from queuert_py import payload
 from queuert_py.decisions.judge import Exceptions, Policy
 from queuert_py.errors import DeclarationError, DuplicateJobTypeError, InvalidInputError, InvalidOutputError, UnknownJobTypeError
 from queuert_py.job import In, Job, Tx
+from queuert_py.options import declaration as check_options
 from queuert_py.sequence import Collected
 from queuert_py.values import Backoff, Continuation, ContinueOptions, Duration, Out_co, Request, StartOptions
 
@@ -63,8 +65,9 @@ class InternalJobType(Generic[In_contra, Out_co]):
 
     def __init__(self, name: str, /, **options: Unpack[JobOptions]) -> None:
         self.name = _checked_name(name)
+        check_options(name, options, JobOptions.__annotations__)
         self.options = options
-        self.policy = _policy(name, options)
+        self.policy = _policy(options)
         self.handler: Handler | None = None
         self._local: Mapping[str, Any] = {}
         self._contract: Contract | None = None
@@ -273,13 +276,13 @@ def _checked_name(name: str) -> str:
         raise DeclarationError(str(error)) from None
 
 
-def _policy(name: str, options: JobOptions) -> Policy:
-    policy = Policy(
-        **{key: value for key, value in options.items() if key in ("max_attempts", "backoff", "retry_on", "no_retry_on")}  # type: ignore[arg-type]
+def _policy(options: JobOptions) -> Policy:
+    return Policy(
+        max_attempts=options.get("max_attempts", 10),
+        backoff=options.get("backoff"),
+        retry_on=options.get("retry_on", (Exception,)),
+        no_retry_on=options.get("no_retry_on", ()),
     )
-    if policy.max_attempts is not None and policy.max_attempts < 1:
-        raise DeclarationError(f"job type {name!r}: max_attempts={policy.max_attempts}: at least 1, or None for ever.")
-    return policy
 
 
 def _bind(job_type: InternalJobType[Any, Any], handler: Any, local: Mapping[str, Any]) -> None:
@@ -296,17 +299,19 @@ def _bind(job_type: InternalJobType[Any, Any], handler: Any, local: Mapping[str,
         if each not in handler.__annotations__:
             what = "its return type" if each == "return" else f"its parameter {each!r} as `{each}: Job[Input]`"
             raise DeclarationError(f"handler of {name!r}: annotate {what}.")
-    job_type.handler = handler
-    job_type._local = {} if local is handler.__globals__ else dict(local)
-    try:
-        _ = job_type.contract
-        read = _read_handler(name, handler, job_type._local)
-    except NameError:
-        return  # a forward reference: read at first use
-    if read.input is not job_type.contract.input and not issubclass(job_type.contract.input, read.input):
-        raise DeclarationError(
-            f"handler of {name!r}: it takes {read.input.__name__}, the job type declares {job_type.contract.input.__name__}."
-        )
+    local = {} if local is handler.__globals__ else dict(local)
+    with contextlib.suppress(NameError):  # a forward reference: read at first use
+        read = _read_handler(name, handler, local)
+        _compare(name, read, job_type.contract if hasattr(job_type, "__orig_class__") else read)
+    job_type.handler, job_type._local = handler, local
+
+
+def _compare(name: str, read: Contract, declared: Contract) -> None:
+    """A handler of a type that was declared elsewhere: takes its inputs, returns no more than its outputs."""
+    if not issubclass(declared.input, read.input):
+        raise DeclarationError(f"handler of {name!r}: it takes {read.input.__name__}, the job type declares {declared.input.__name__}.")
+    if not read.outputs.items() <= declared.outputs.items() or (read.none and not declared.none):
+        raise DeclarationError(f"handler of {name!r}: it returns {read}, the job type declares {declared}.")
 
 
 def _read_handler(name: str, handler: Any, local: Mapping[str, Any]) -> Contract:
@@ -330,6 +335,8 @@ def _read_pair(name: str, input: Any, output: Any) -> Contract:
         if member is type(None):
             none = True
         elif isinstance(member, type) and issubclass(member, BaseModel):
+            if any(character in '"\\' or character < " " for character in member.__name__):
+                raise DeclarationError(f"job type {name!r}: the name of its output {member.__name__!r} cannot be stored: rename it.")
             if models.setdefault(member.__name__, member) is not member:
                 raise DeclarationError(f"job type {name!r}: two outputs are called {member.__name__}: rename one (the name is stored).")
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 from zlib import crc32
 
@@ -15,6 +17,8 @@ from queuert_py.errors import QueuertError
 
 MAX_PAYLOAD = 1024 * 1024
 _ERROR_TEXT = 10_000
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NO_NUL = "a NUL character cannot be stored: remove it, or use bytes in base64."
 
 
 class Unstorable(Exception):  # noqa: N818 - becomes the caller's InvalidInputError or the handler's InvalidOutputError
@@ -36,8 +40,10 @@ def dump(model: type[BaseModel], value: BaseModel, name: str, limit: int = MAX_P
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         _find(value, name)
         raise Unstorable(name, f"cannot be written as JSON ({error}).") from error
-    if b"null" in data or b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
+    if b"null" in data or b"\\u0000" in data or b"NaN" in data or b"Infinity" in data or b"*****" in data:
         _find(value, name)
+        if _NUL.search(data):
+            raise Unstorable(name, _NO_NUL)
     if len(data) > limit:
         raise Unstorable(
             name, f"{len(data):,} bytes of JSON, the limit is {limit:,}: store it elsewhere and pass a reference (or raise max_payload)."
@@ -60,13 +66,13 @@ def explain(error: ValidationError, name: str) -> str:
     return "; ".join(f"{'.'.join([name, *map(str, row['loc'])])}: {row['msg']}" for row in rows)
 
 
-def _find(value: Any, path: str) -> None:
+def _find(value: Any, path: str) -> None:  # noqa: PLR0912 - a table of cases
     """Raise Unstorable for the first value below that PostgreSQL could not give back."""
     match value:
         case float() if not math.isfinite(value):
             raise Unstorable(path, f"{value} cannot be stored: use None, or a string.")
         case str() if "\x00" in value:
-            raise Unstorable(path, "a NUL character cannot be stored: remove it, or use bytes in base64.")
+            raise Unstorable(path, _NO_NUL)
         case str() if any("\ud800" <= character <= "\udfff" for character in value):
             raise Unstorable(path, "a lone surrogate cannot be stored: decode the text properly, or use bytes in base64.")
         case BaseModel():
@@ -76,9 +82,16 @@ def _find(value: Any, path: str) -> None:
             for key, inner in cast("Mapping[object, object]", value).items():
                 _find(key, f"{path} (a key)")
                 _find(inner, f"{path}.{key}")
-        case list() | tuple() | set() | frozenset():
-            for number, inner in enumerate(cast("Sequence[object]", value)):
+        case str() | bytes():
+            return
+        case Collection():
+            for number, inner in enumerate(cast("Collection[object]", value)):
                 _find(inner, f"{path}.{number}")
+        case _ if hasattr(value, "get_secret_value"):
+            raise Unstorable(path, "a secret would be stored as asterisks: pass a reference to it.")
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            for each in fields(value):
+                _find(getattr(value, each.name, None), f"{path}.{each.name}")
         case _:
             return
 
@@ -101,22 +114,32 @@ def clean(text: str, limit: int = _ERROR_TEXT) -> str:
 
 def error_json(error: BaseException) -> str:
     """An exception as JSON: type, message, traceback (10 kB, without locals), and attrs that are plain values."""
-    try:
-        message = str(error)
-    except Exception:
-        message = "(its text could not be made)"
-    attrs = {
-        key: clean(str(value), 500) for key, value in vars(error).items() if isinstance(value, (str, int, bool)) and not key.startswith("_")
-    }
+    plain = {key: value for key, value in vars(error).items() if isinstance(value, (str, int, bool)) and not key.startswith("_")}
+    attrs = {clean(key, 100): _shown(value, 500) for key, value in plain.items()}
     if isinstance(error, QueuertError):
         attrs["code"] = error.code
     shown = {
-        "type": type(error).__name__,
-        "message": clean(message),
-        "traceback": clean("".join(traceback.format_exception(error))),
+        "type": clean(type(error).__name__, 200),
+        "message": _shown(error, _ERROR_TEXT),
+        "traceback": _traceback(error),
         "attrs": attrs,
     }
     return to_json(shown).decode()
+
+
+def _shown(value: object, limit: int) -> str:
+    """A value's text, whatever its __str__ does."""
+    try:
+        return clean(str(value), limit)
+    except Exception:
+        return "(its text could not be made)"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return clean("".join(traceback.format_exception(error)))
+    except Exception:
+        return "(its traceback could not be made)"
 
 
 def note_json(kind: str, message: str) -> str:

@@ -103,7 +103,7 @@ class ResultSource(Protocol):
 class JobSequence(Blocker[Out_co]):
     """A started sequence. `id`; `deduplicated`: the start found it by its key (or id) instead of making it."""
 
-    __slots__ = ("_none", "_outputs", "_source", "deduplicated", "type")
+    __slots__ = ("_source", "deduplicated", "outputs", "type")
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class JobSequence(Blocker[Out_co]):
         self.type = type
         self.deduplicated = deduplicated
         self._source = source
-        self._outputs = outputs
+        self.outputs = outputs
 
     async def result(self, *, timeout: Duration | None = None) -> Out_co:
         """Wait for the sequence to end and return its output, read back as the model that was returned.

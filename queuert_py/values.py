@@ -11,6 +11,8 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from queuert_py.errors import UsageError
+
 if TYPE_CHECKING:
     from queuert_py.job_types import InternalJobType
 
@@ -86,11 +88,22 @@ class Continuation(Generic[Out_co]):
     options: ContinueOptions = field(default_factory=ContinueOptions)
 
 
+def _span(duration: Duration) -> timedelta:
+    try:
+        return duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+    except (TypeError, ValueError, OverflowError):
+        return timedelta(-1)
+
+
 class Retry(Exception):  # noqa: N818 - a signal, not an error
     """Raised by a handler: try again after a span, or at an instant. The attempt is charged; beyond max_attempts the job fails."""
 
     def __init__(self, message: str = "", /, *, after: Duration | None = None, at: datetime | None = None) -> None:
         super().__init__(message)
+        if at is not None and (after is not None or at.tzinfo is None):
+            raise UsageError(f"{type(self).__name__}(at={at!r}): an aware datetime, and no after=.")
+        if after is not None and not timedelta(0) <= _span(after) <= timedelta(days=36_500):
+            raise UsageError(f"{type(self).__name__}(after={after!r}): a timedelta or seconds, not negative.")
         self.after, self.at = after, at
 
 

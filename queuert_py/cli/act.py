@@ -107,10 +107,8 @@ async def _retry_failed(engine: Engine[Any], type_: str | None, *, yes: bool, as
     async with apps.opened(engine):
         first = await engine.list_sequences(status="failed", type=type_, limit=BATCH)
         if first and not yes:
-            more = "or more " if len(first) == BATCH else ""
-            _ask(
-                f"Retry {len(first)} {more}failed sequence(s){f' of {type_}' if type_ else ''} at {apps.target(engine)}, schema {engine._schema}?"
-            )
+            count = f"{len(first)}{' or more' if len(first) == BATCH else ''} failed sequence(s){f' of {type_}' if type_ else ''}"
+            _ask(f"Retry {count} at {apps.target(engine)}, schema {engine.database.schema}?")
         retried, left = await _retry_all(engine, type_, [each.id for each in first])
     if as_json:
         output.print_json({"retried": retried, "left": left})

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from psycopg.conninfo import conninfo_to_dict
@@ -105,7 +105,7 @@ def _engine_of(module: ModuleType, attribute: str) -> Engine[Any]:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if isinstance(found, Engine):
-        return found
+        return cast("Engine[Any]", found)
     there = sorted(name for name, value in vars(module).items() if isinstance(value, Engine))
     kind = "nothing" if found is None else f"a {type(found).__name__}"
     repair = f"name one that is there: {', '.join(f'{module.__name__}:{name}' for name in there)}" if there else "write: engine = Engine()"

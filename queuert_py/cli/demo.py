@@ -17,14 +17,13 @@ from typing import Any
 import click
 from psycopg.conninfo import make_conninfo
 
-import queuert_py
 from queuert_py import Engine
 from queuert_py.cli import apps, output
 from queuert_py.cli.demo_files import default_folder, text_files
 from queuert_py.cli.demo_jobs import TABLE, File, Folder, Report, jobs, read, report
 from queuert_py.cli.demo_view import View, show
 from queuert_py.cli.look import json_option, list_workers
-from queuert_py.cli.supervisor import Child, command, ending
+from queuert_py.cli.supervisor import ROOT, Child, command, ending
 from queuert_py.cli.trouble import FAILED, OK, USAGE, Trouble
 from queuert_py.cli.worker import Options
 from queuert_py.embedded import open_server
@@ -118,7 +117,7 @@ def demo(folder: Path | None, as_json: bool) -> int:
     opening = time.monotonic()
     with View(len(files), quiet=as_json) as view, open_server(ephemeral=True) as server:
         figures.server_seconds = time.monotonic() - opening
-        view.say(f"PostgreSQL runs, started in {output.span(figures.server_seconds)}: its own folder, gone at the end.")
+        view.say(f"PostgreSQL runs, started in {output.span(figures.server_seconds)}: its own folder {server.data.parent}, gone at the end.")
         apps.run(Demo(server.dsn, files, figures, view).run())
     figures.total_seconds = time.monotonic() - begun
     if as_json:
@@ -178,8 +177,7 @@ class Demo:
     @asynccontextmanager
     async def _started_workers(self, log: int) -> AsyncGenerator[None]:
         """Two worker processes as `queuert worker` makes them; whatever happens, none is left."""
-        root = str(Path(queuert_py.__file__).resolve().parent.parent)  # on the import path already: nothing is added to it
-        line = command("queuert_py.cli.demo_app:engine", root, WORKER.arguments())
+        line = command("queuert_py.cli.demo_app:engine", str(ROOT), WORKER.arguments())
         try:
             for number in (1, 2):
                 dsn = make_conninfo(self._dsn, application_name=f"demo-{number}")
@@ -214,13 +212,16 @@ class Demo:
         It is stopped (SIGSTOP) for the moment in which its jobs are counted, so that the count is that of its death.
         """
         figures = self._figures
-        while not figures.held:
+        while True:
             child, self._victim = await self._busy()
             os.kill(child.pid, signal.SIGSTOP)
             while (await self._query(ACTIVE, name=self._name(child)))[0]:
                 await self._pause()
             figures.held, figures.held_begun = await self._query(HELD)
-            os.kill(child.pid, signal.SIGKILL if figures.held else signal.SIGCONT)
+            if figures.held:
+                break
+            os.kill(child.pid, signal.SIGCONT)
+        child.kill()
         figures.killed_pid = child.pid
         figures.killed_ending = ending(await child.ended())
         self._view.say(f"Worker {child.pid} {figures.killed_ending}. It held {figures.held} jobs, {figures.held_begun} of them begun.")
@@ -276,7 +277,7 @@ class Demo:
 
     async def _query(self, sql: str, **values: object) -> tuple[Any, ...]:
         async with self._engine.database.connection() as connection:
-            cursor = await connection.execute(sql, {"victim": self._victim, **values})
+            cursor = await connection.execute(sql.encode(), {"victim": self._victim, **values})
             return (await cursor.fetchone() or ()) if cursor.description else ()
 
     async def _pause(self) -> None:

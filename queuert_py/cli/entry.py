@@ -11,8 +11,11 @@ from collections.abc import Sequence
 import click
 
 from queuert_py import __version__
-from queuert_py.cli import act, demo, look, worker
-from queuert_py.cli.trouble import CODES, SIGNALLED, explain, show
+from queuert_py.cli.act import migrate, retry, start
+from queuert_py.cli.demo import demo
+from queuert_py.cli.look import list_, show, status
+from queuert_py.cli.trouble import CODES, SIGNALLED, explain, tell
+from queuert_py.cli.worker import worker
 
 DEBUG_VARIABLE = "QUEUERT_DEBUG"
 
@@ -27,7 +30,7 @@ def queuert() -> None:
     """The group; its commands are added below."""
 
 
-for command in (demo.demo, worker.worker, act.migrate, look.status, look.list_, look.show, act.retry, act.start):
+for command in (demo, worker, migrate, status, list_, show, retry, start):
     command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."))
     queuert.add_command(command)
 
@@ -54,6 +57,6 @@ def _code(given: list[str]) -> int:
         if "--debug" in given or os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         trouble = explain(error)
-        show(trouble)
+        tell(trouble)
         return trouble.code
     return code if isinstance(code, int) else 0

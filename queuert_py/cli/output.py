@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -76,7 +76,7 @@ def ago(at: datetime | None) -> str:
     """How long ago, or in how long."""
     if at is None:
         return "-"
-    seconds = (datetime.now(timezone.utc) - at).total_seconds()
+    seconds = (datetime.now(UTC) - at).total_seconds()
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
 
 

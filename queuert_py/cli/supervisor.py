@@ -23,6 +23,8 @@ import queuert_py
 from queuert_py.cli import lifetime
 from queuert_py.cli.trouble import OK, SETUP, SIGNALLED, STUCK, USAGE
 
+ROOT = Path(queuert_py.__file__).resolve().parent.parent
+"""Where this package is imported from."""
 logger = logging.getLogger("queuert_py.cli")
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
@@ -54,8 +56,7 @@ def ending(code: int) -> str:
 def command(app: str, app_dir: str, arguments: Sequence[str]) -> list[str]:
     """`queuert worker` as a command of this very Python. The folder it runs in is not put on the import path, except where the package
     itself is found through it."""
-    root = Path(queuert_py.__file__).resolve().parent.parent
-    safe = [] if root == Path.cwd().resolve() else ["-P"]
+    safe = [] if Path.cwd().resolve() == ROOT else ["-P"]
     where = [f"--app-dir={app_dir}", *([app] if app else [])]
     return [sys.executable, *safe, "-m", "queuert_py.cli", "worker", *where, *arguments]
 
@@ -133,7 +134,7 @@ class Supervisor:
             logger.info("worker %d started, pid %d", number, child.pid)
             code = await child.ended()
             del self._children[number]
-            if self._stop.wanted or (self._drain and code == OK):
+            if self._is_over(code):
                 return
             if code in HOPELESS and restarts == 0:
                 self._code = code
@@ -145,6 +146,9 @@ class Supervisor:
             logger.warning("worker %d (pid %d) %s: started again in %.1f s", number, child.pid, ending(code), wait)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
+
+    def _is_over(self, code: int) -> bool:
+        return self._stop.wanted or (self._drain and code == OK)
 
     async def _stop_all(self) -> None:
         """Once asked: all children stop by themselves, or are killed after the longest time that takes."""

@@ -68,7 +68,7 @@ class Trouble(Exception):  # noqa: N818 - shown, not handled
         return [f"{name}: {one_line(text, _LONGEST)}" for name, text in named]
 
 
-def show(trouble: Trouble) -> None:
+def tell(trouble: Trouble) -> None:
     """Print it to stderr."""
     print("\n".join(trouble.lines()), file=sys.stderr, flush=True)
 

@@ -16,7 +16,10 @@ def exponential(first: Duration = 10.0, cap: Duration = 300.0, *, factor: float 
     """A backoff that grows: `first` after the first failure, times `factor` after each further one, at most `cap`."""
 
     def wait(attempt: int) -> float:
-        return min(seconds(cap), seconds(first) * factor ** min(attempt - 1, 60))
+        try:
+            return min(seconds(cap), seconds(first) * factor ** (attempt - 1))
+        except OverflowError:
+            return seconds(cap)
 
     return wait
 
@@ -29,6 +32,16 @@ def next_wait(backoff: Backoff | None, attempt: int, random: float) -> timedelta
 
     A fixed wait of 0 stays 0. Jitter keeps a crowd that failed together from coming back together.
     """
-    policy = DEFAULT if backoff is None else backoff
-    planned = seconds(policy(attempt) if callable(policy) else policy)
-    return timedelta(seconds=max(0.0, planned * (1 - random / 4)))
+    planned = _planned(DEFAULT if backoff is None else backoff, attempt)
+    if planned is None:
+        planned = _planned(DEFAULT, attempt) or 0.0
+    return timedelta(seconds=planned * (1 - random / 4))
+
+
+def _planned(policy: Backoff, attempt: int) -> float | None:
+    """What the policy says, at most ten years; None where it fails or says no number: then the default counts."""
+    try:
+        planned = seconds(policy(attempt) if callable(policy) else policy)
+    except Exception:
+        return None
+    return min(max(0.0, planned), 315_576_000.0) if planned == planned else None  # noqa: PLR0124 - NaN

@@ -23,6 +23,11 @@ PROBE, CALM_PROBE, PROBE_TIMEOUT = 10.0, 60.0, 5.0
 COALESCE = 0.01
 
 
+def hint(lane: int, queue: str, priority: int) -> str:
+    """There may be work here."""
+    return f"q:{lane}:{priority}:{queue}"
+
+
 class Listener:
     """Receives hints on a connection of its own; remade when it breaks or when a loopback probe finds it deaf."""
 

@@ -66,6 +66,7 @@ class Attempt:
         "_finalized",
         "_held",
         "_phase",
+        "_tx",
         "_watched",
         "_xid",
         "abort_reason",
@@ -97,6 +98,7 @@ class Attempt:
         self._phase: phases.State = "ready"
         self._held: AbstractAsyncContextManager[Any] | None = None
         self._connection: AsyncConnection[Any] | None = None
+        self._tx: object = None
         self._xid = ""
         self._watched = row.watched
         self._again: Fault | None = None
@@ -109,6 +111,10 @@ class Attempt:
     @property
     def in_phase(self) -> bool:
         return self._phase in ("preparing", "finalizing", "atomic", "sealed")
+
+    def connection_of(self, tx: object) -> AsyncConnection[Any] | None:
+        """The connection under what a phase of this attempt has yielded."""
+        return self._connection if tx is not None and tx is self._tx else None
 
     # --- running
 
@@ -247,9 +253,11 @@ class Attempt:
         try:
             wrapped = self.host.wrap(connection)
             if wrapped is None:
+                self._tx = connection
                 yield connection
             else:
                 async with wrapped as tx:
+                    self._tx = tx
                     yield tx
         except BaseException as error:
             self._remember(error, connection)

@@ -8,12 +8,9 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
-from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import AsyncConnection
@@ -21,43 +18,23 @@ from psycopg import AsyncConnection
 from queuert_py import __version__, payload
 from queuert_py.decisions import health, judge, leases
 from queuert_py.decisions.backoff import seconds
-from queuert_py.decisions.faults import Fault
-from queuert_py.decisions.pace import claim_size, hands_off, poll_after
+from queuert_py.decisions.pace import hands_off
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
 from queuert_py.job_types import InternalJobType, JobTypes
 from queuert_py.postgres import rows
-from queuert_py.postgres.database import Database, Link, Report, fault_of
+from queuert_py.postgres.database import Database, Link, Report
 from queuert_py.postgres.listener import Listener, Notifier
 from queuert_py.runtime.attempt import Attempt
+from queuert_py.runtime.claimer import Claimer
 from queuert_py.runtime.finisher import Finisher
 from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.reaper import Reaper
-from queuert_py.runtime.scans import Scans
+from queuert_py.runtime.settings import Settings
 from queuert_py.runtime.waiters import Waiters
 from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
-LOOKS_AGAIN = 7
-CALM = 0.01
-FULL_SCAN = 1.0
-"""Seconds after which a claim scans its queues from the beginning, for rows that became ready out of order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a worker works; see `Engine.worker`."""
-
-    concurrency: int = 100
-    queues: Sequence[str] | None = None
-    types: Sequence[str] | None = None
-    lease: timedelta = timedelta(seconds=30)
-    poll_interval: tuple[float, float] = (1.0, 60.0)
-    shutdown_timeout: float = 30.0
-    grace: float = 5.0
-    batch: int = 100
-    drain: bool = False
-    name: str = "worker"
 
 
 class Services(Protocol):
@@ -92,17 +69,9 @@ class Worker:
         self._running: dict[str, Attempt] = {}
         self._waiting: deque[Attempt] = deque()
         self._suspects: deque[Attempt] = deque()
-        self._more = True
-        self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._due_at = float("inf")
-        self._empty_polls = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._lost_claims: list[UUID] = []
-        self._passed_over = 0
-        self._unlisted = False
         self._started = False
-        self._done = 0
 
     # --- what attempts and the finisher ask for
 
@@ -157,8 +126,8 @@ class Worker:
         self._settle_link = Link(self.database, "settle")
         self._finish_link = Link(self.database, "finish")
         self._finisher = Finisher(self, self.database.store, self._finish_link, self._settle_link)
-        self._scans = Scans(self._queues, self.database.store.all_lanes)
-        self._type_names = list(self._types)
+        scope = (self._queues, list(self._types))
+        self._claimer = Claimer(self, self.database, self._claim_link, self.settings, scope, self._run_alone)
         seconds_ = self.lease.total_seconds()
         self._reaper = Reaper(self.database, self._settle_link, self.id, seconds_, self._policy_of, self._ready_again, self._tell)
         who = {
@@ -166,24 +135,24 @@ class Worker:
             **identity(self.settings.name),
             "version": __version__,
             "queues": self._queues,
-            "types": self._type_names,
+            "types": list(self._types),
             "concurrency": self.settings.concurrency,
         }
         self._heartbeat = Heartbeat(self.database, who, self.lease, self._held, self._lease_lost)
         self._heartbeat.start()
         await self._heartbeat.present.wait()
-        self._leave_hints = self._engine.listener.subscribe(self._hint, self._look)
+        self._leave_hints = self._engine.listener.subscribe(self._hint, self._claimer.look)
         self.database.health.on_change(self._health_changed)
         loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("plain", self._finisher.write_plain),
             ("settle", self._finisher.settle),
             ("reap", self._reaper.run),
             ("distrust", self._heartbeat.distrust),
-            ("claim", self._claim),
+            ("claim", self._claimer.run),
         ]
         self._tasks = [asyncio.create_task(self._forever(name, loop), name=f"queuert {name}") for name, loop in loops]
         self._engine.joined(self)
-        logger.info("worker %s serves %s of queues %s", self.id, ", ".join(self._type_names), ", ".join(self._queues))
+        logger.info("worker %s serves %s of queues %s", self.id, ", ".join(self._types), ", ".join(self._queues))
 
     async def stop(self, timeout: Duration | None = None) -> None:
         """Stop claiming, let handlers run for `timeout` (default: shutdown_timeout), cancel the rest, write everything, leave."""
@@ -192,7 +161,7 @@ class Worker:
         self.shutting_down = True
         self._leave_hints()
         self._engine.left(self)
-        self._wake.set()
+        self._claimer.stop()
         await self._ended(self._tasks[-1], 10)
         for attempt in [*self._waiting, *self._suspects]:
             self._running[attempt.row.sequence_id] = attempt
@@ -218,7 +187,7 @@ class Worker:
         while True:
             await self._idle.wait()
             self._idle.clear()
-            if not self._running and not self._waiting and not self._suspects and not self._more:
+            if not self._running and not self._waiting and not self._suspects and self._claimer.sated:
                 return
 
     async def __aenter__(self) -> Worker:
@@ -259,112 +228,31 @@ class Worker:
             failures = 0 if time.monotonic() - begun > 60 else failures + 1
             await asyncio.sleep(min(30.0, 0.1 * 2 ** min(failures, 9)) * (0.5 + random.random() / 2))
 
-    # --- claiming
+    # --- taking what was claimed
 
-    async def _claim(self) -> None:
-        """Claim when there is a reason: a hint, a due time, a freed slot while there is more, the fallback poll."""
-        while not self.shutting_down:
-            self._wake.clear()
-            if self._suspects and not self._running:
-                await self._run_alone(self._suspects[0])
-                continue
-            size = 0 if self._suspects else self._claim_size()
-            if not self._more or size == 0:
-                await self._reason()
-                continue
-            if self._running and size < min(self.settings.batch, self.settings.concurrency) // 2 and not self._empty_polls:
-                await asyncio.sleep(0.001)  # slots are freed by batches: gather some
-                size = self._claim_size()
-            self._more = False  # a hint that comes while the claim is under way sets it again
-            try:
-                claimed = await self._claim_some(size)
-                if len(claimed) == size:
-                    self._more = True
-                elif claimed:
-                    self._unlisted = True
-                else:
-                    self._more = await self._relist(passed_over=True) or self._more
-            except BaseException:
-                self._more = True
-                raise
+    @property
+    def running(self) -> int:
+        return len(self._running)
 
-    def _claim_size(self) -> int:
-        free = self.settings.concurrency - len(self._running)
-        prefetch = self.settings.concurrency // 4
-        return claim_size(free=free, waiting=len(self._waiting), prefetch=prefetch, batch=self.settings.batch)
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
-    async def _reason(self) -> None:
-        """Sleep until something is worth a claim."""
-        if self._unlisted and not self._more:
-            self._unlisted = False
-            with contextlib.suppress(TimeoutError):  # the next hint may be on its way: what comes later can wait for a calm moment
-                await asyncio.wait_for(self._wake.wait(), CALM)
-            if not self._more:
-                self._more = await self._relist()
-            return
-        if not self._more and not self._running and not self._waiting:
+    @property
+    def suspects(self) -> int:
+        return len(self._suspects)
+
+    @property
+    def deaf(self) -> bool:
+        return self._engine.listener.deaf
+
+    def rest(self) -> None:
+        """The claimer has nothing to do."""
+        if not self._running and not self._waiting and not self._suspects:
             self._idle.set()
-        busiest, calmest = self.settings.poll_interval
-        poll = poll_after(idle=self._empty_polls, busiest=busiest, calmest=calmest, deaf=self._engine.listener.deaf, random=random.random())
-        wait = min(poll, self._due_at - time.monotonic())
-        if self._more:  # no free slot: only a slot is a reason
-            await self._wake.wait()
-            return
-        try:
-            await asyncio.wait_for(self._wake.wait(), max(0.001, wait))
-        except TimeoutError:
-            self._empty_polls += wait >= poll
-            self._due_at = float("inf")
-            self._scans.from_the_start()
-            self._more = True
 
-    async def _claim_some(self, size: int) -> list[LiveJob]:
-        store = self.database.store
-        while self._lost_claims:
-            await self._claim_link.run(store.release_claim(self.id, self._lost_claims[0]))
-            self._lost_claims.pop(0)
-        token = uuid4()
-        if self._scans.age() > FULL_SCAN:
-            await self._relist()
-        call = store.claim_jobs(
-            self._scans.parts(),
-            self._type_names,
-            limit=size,
-            slots=self.settings.concurrency - len(self._running) - len(self._waiting),
-            worker=self.id,
-            token=token,
-            lease=self.lease,
-            suspect=leases.SUSPECT,
-        )
-        trusted = leases.trusted_until(time.monotonic(), self.lease.total_seconds())
-        try:
-            claimed = await self._claim_link.run(call)
-        except BaseException as error:
-            if not isinstance(error, Exception) or fault_of(error) is Fault.LOST:
-                self._lost_claims.append(token)
-            raise
-        self._scans.learn(claimed, full=len(claimed) == size)
-        for row in claimed:
-            self._take(Attempt(self, row, self._types[row.type], trusted))
-        if claimed:
-            self._empty_polls = 0
-        return claimed
-
-    async def _relist(self, *, passed_over: bool = False) -> bool:
-        """Learn the priorities in use and when the next job is due; was one due under a priority that was not scanned?
-
-        passed_over: the claim found nothing. If something is due all the same its row was locked for a moment (somebody marked it as
-        watched): look again in 1, 2, 4 … ms, a few times, since it may as well be of a type that is not served here.
-        """
-        self._due_at = float("inf")
-        listed = await self._claim_link.run(self.database.store.list_ready(self._scans.queues()))
-        due = min((each[3] for each in listed if each[3] > 0), default=float("inf"))
-        locked = passed_over and any(each[3] <= 0 for each in listed)
-        self._passed_over = self._passed_over + 1 if locked else 0
-        if 0 < self._passed_over <= LOOKS_AGAIN:
-            due = min(due, 0.001 * 2 ** (self._passed_over - 1))
-        self._due_at = min(self._due_at, time.monotonic() + due)
-        return self._scans.relist(listed)
+    def take(self, row: LiveJob, trusted: float) -> None:
+        self._take(Attempt(self, row, self._types[row.type], trusted))
 
     def _take(self, attempt: Attempt) -> None:
         row = attempt.row
@@ -388,8 +276,9 @@ class Worker:
             attempt.timers = [self._loop.call_later(seconds(limit), attempt.abort, "timeout", self.settings.grace)]
         attempt.task = self._loop.create_task(attempt.run())
 
-    async def _run_alone(self, attempt: Attempt) -> None:
+    async def _run_alone(self) -> None:
         """A job with which workers died: nothing else runs meanwhile, so that its next death blames nobody else."""
+        attempt = self._suspects[0]
         marked = await self._claim_link.run(self.database.store.mark_begun(attempt.row, self.lease))
         self._suspects.popleft()
         if not marked:
@@ -397,8 +286,7 @@ class Worker:
         attempt.marked = True
         self._run(attempt)
         while attempt.row.sequence_id in self._running:
-            self._wake.clear()
-            await self._wake.wait()
+            await self._claimer.slot_change()
 
     # --- what becomes of attempts
 
@@ -494,14 +382,11 @@ class Worker:
         """A slot is free: the next prefetched job runs, or the claimer looks again."""
         if self._running.get(attempt.row.sequence_id) is attempt:
             del self._running[attempt.row.sequence_id]
-        self._done += 1
         if self._waiting and not self.shutting_down:
             self._run(self._waiting.popleft())
-        if self._more or self._suspects:
-            self._wake.set()
+        self._claimer.freed()
         if not self._running:
             self._idle.set()
-            self._wake.set()
 
     # --- hints
 
@@ -510,13 +395,11 @@ class Worker:
 
     def wake(self, lane: int, queue: str, priority: int, due: float) -> None:
         """There is, or will be in `due` seconds, a job in this queue."""
-        self._passed_over = 0
-        if due > 0:
-            self._due_at = min(self._due_at, time.monotonic() + due)
-        else:
-            self._more = True
-            self._scans.hinted(lane, queue, priority)
-        self._wake.set()
+        self._claimer.told(lane, queue, priority, due)
+
+    def look(self) -> None:
+        """Something may have been missed: claim."""
+        self._claimer.look()
 
     def has_room(self) -> bool:
         return not self._suspects and len(self._running) + len(self._waiting) < self.settings.concurrency
@@ -528,11 +411,6 @@ class Worker:
             priority, _, queue = rest.partition(":")
             if queue in self._queues and lane.isdigit() and priority.lstrip("-").isdigit():
                 self.wake(int(lane), queue, int(priority), 0)
-
-    def _look(self) -> None:
-        self._scans.from_the_start()
-        self._more = True
-        self._wake.set()
 
     def _ready_again(self, ready: Iterable[tuple[int, str, int, str, float]]) -> None:
         """Jobs that wait again or have become ready: the own claimer knows at once, the others by a hint."""
@@ -571,7 +449,7 @@ class Worker:
         if report.state == "recovering":
             self._reaper.hold_back()
         if health.claims(report.state):
-            self._look()
+            self._claimer.look()
 
     async def fate(self, job: LiveJob) -> str:
         """What became of an attempt: waits for whoever holds its row, then looks."""

@@ -81,6 +81,9 @@ class _Alone:
         }
         self.row = LiveJob(**{**blank, **known})
 
+    def connection_of(self, tx: object) -> None:
+        """No transaction, no connection."""
+
     def phase(self, kind: Kind) -> AbstractAsyncContextManager[Any]:
         raise UsageError(
             f"{kind}() of {self.row.type!r} needs a database, run_handler() has none: start the job on "

@@ -1,0 +1,146 @@
+"""The options of declarations, starts and continuations, checked: what is wrong is named before anything is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
+
+from queuert_py import payload
+from queuert_py.decisions.backoff import seconds
+from queuert_py.errors import DeclarationError, UsageError
+from queuert_py.values import ContinueOptions, StartOptions
+
+LONGEST = timedelta(days=36_500)
+MOST_ATTEMPTS = 2**31 - 1
+
+
+def known(options: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Refuse names that are not options: a misspelt one must not be ignored."""
+    names = list(allowed)
+    unknown = sorted(options.keys() - set(names))
+    if unknown:
+        raise UsageError(f"unknown option {', '.join(unknown)}: known are {', '.join(names)}.")
+
+
+def span(value: Any, name: str, *, positive: bool = False) -> timedelta | None:
+    """A duration: a timedelta or seconds, not negative, at most a hundred years."""
+    if value is None:
+        return None
+    given = isinstance(value, (int, float, timedelta)) and not isinstance(value, bool)
+    number = seconds(value) if given else math.nan
+    if not (0 <= number <= LONGEST.total_seconds()) or (positive and number == 0):
+        raise UsageError(f"{name}={value!r}: a timedelta or seconds is needed, {'more than 0' if positive else 'not negative'}.")
+    return timedelta(seconds=number)
+
+
+def instant(value: Any, name: str) -> datetime | None:
+    """An aware datetime."""
+    if value is not None and (not isinstance(value, datetime) or value.tzinfo is None):
+        raise UsageError(f"{name}={value!r}: an aware datetime is needed, like datetime.now(timezone.utc) + timedelta(hours=1).")
+    return value
+
+
+def priority(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 32_767:
+        raise UsageError(f"priority={value!r}: an integer from -32767 to 32767, higher first.")
+    return value
+
+
+def attempts(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_ATTEMPTS):
+        raise UsageError(f"max_attempts={value!r}: at least 1, or None for ever.")
+    return value
+
+
+def words(value: Any, name: str, most: int) -> str:
+    """A text that names something: not empty, storable, at most `most` bytes."""
+    try:
+        return payload.word(value, name, most)
+    except payload.Unstorable as error:
+        raise UsageError(str(error)) from None
+
+
+def when(options: StartOptions | ContinueOptions) -> tuple[timedelta | None, datetime | None]:
+    """delay and at: not both."""
+    delay, at = span(options.get("delay"), "delay"), instant(options.get("at"), "at")
+    if delay is not None and at is not None:
+        raise UsageError("delay= and at= are both given: give one.")
+    return delay, at
+
+
+def declaration(name: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """The options of a job type. DeclarationError."""
+    checks: dict[str, Callable[[Any], object]] = {
+        "queue": lambda value: words(value, "queue", 40),
+        "priority": priority,
+        "max_attempts": attempts,
+        "timeout": lambda value: span(value, "timeout", positive=True),
+        "expires": lambda value: span(value, "expires", positive=True),
+        "backoff": lambda value: None if callable(value) else span(value, "backoff"),
+        "retry_on": lambda value: _exceptions(value, "retry_on"),
+        "no_retry_on": lambda value: _exceptions(value, "no_retry_on"),
+        "max_steps": _steps,
+    }
+    try:
+        known(options, allowed)
+        for option, value in options.items():
+            checks[option](value)
+    except UsageError as error:
+        raise DeclarationError(f"job type {name!r}: {error}") from None
+
+
+def _exceptions(value: Any, name: str) -> None:
+    given = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (None,)
+    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in given):
+        raise UsageError(f"{name}={value!r}: a tuple of exception classes is needed.")
+
+
+def _steps(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"max_steps={value!r}: at least 1.")
+
+
+def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str, Any], UUID | None]:
+    """The columns of a start that are not its input, and the caller's own id. `declared`: the job type's options."""
+    fields: dict[str, Any] = {"queue": declared.get("queue", "default"), "priority": declared.get("priority", 0)}
+    if not options and "timeout" not in declared and "expires" not in declared:
+        return fields, None
+    known(options, StartOptions.__annotations__)
+    if "queue" in options:
+        fields["queue"] = words(options["queue"], "queue", 40)
+    if "priority" in options:
+        fields["priority"] = priority(options["priority"])
+    for name in ("key", "correlation_id"):
+        if options.get(name) is not None:
+            fields[name] = words(options.get(name), name, 512)
+    tags: Any = options.get("tags")
+    if tags:
+        if not isinstance(tags, (str, list, tuple, set, frozenset)):
+            raise UsageError(f"tags={tags!r}: a list of words is needed.")
+        fields["tags"] = [words(tag, "tags", 200) for tag in ([tags] if isinstance(tags, str) else tags)]  # pyright: ignore[reportUnknownVariableType]
+    if "max_attempts" in options:
+        fields["max_attempts"] = attempts(options["max_attempts"]) or 0
+    _times(fields, options, declared)
+    own_id: Any = options.get("id")
+    if own_id is not None and fields.get("key") is not None:
+        raise UsageError("id= and key= are both given: a key chooses the row's place itself. Give one.")
+    if own_id is not None and not isinstance(own_id, UUID):
+        raise UsageError(f"id={own_id!r}: a uuid.UUID is needed.")
+    return fields, own_id
+
+
+def _times(fields: dict[str, Any], options: StartOptions, declared: Mapping[str, Any]) -> None:
+    delay, at = when(options)
+    timeout = span(options.get("timeout", declared.get("timeout")), "timeout", positive=True)
+    expires: Any = options.get("expires", declared.get("expires"))
+    if isinstance(expires, datetime):
+        fields["expires_at"] = instant(expires, "expires").isoformat()  # type: ignore[union-attr]
+        expires = None
+    for name, value in (("delay", delay), ("timeout", timeout), ("expires", span(expires, "expires", positive=True))):
+        if value is not None:
+            fields[name] = f"{value.total_seconds():.6f} seconds"
+    if at is not None:
+        fields["at"] = at.isoformat()

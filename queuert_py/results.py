@@ -1,0 +1,53 @@
+"""What a waiter is given: the output read back as the model that was returned, or the error that says how the sequence ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from queuert_py.errors import (
+    InvalidOutputError,
+    QueuertError,
+    SequenceCancelledError,
+    SequenceExpiredError,
+    SequenceFailedError,
+    SequenceNotFoundError,
+)
+from queuert_py.runtime.waiters import Ended
+from queuert_py.sequence import JobSequence
+from queuert_py.values import AttemptRecord
+
+
+def output_of(sequence: JobSequence[Any], ended: Ended, model_of: Callable[[str, str], type[BaseModel] | None]) -> Any:
+    """The output of a completed sequence. `model_of(type, name)`: the output model of the last job's own type."""
+    if ended.output_type is None:
+        return None
+    model = (sequence.outputs or {}).get(ended.output_type) or model_of(ended.type or "", ended.output_type)
+    if model is None:
+        raise InvalidOutputError(f"sequence {sequence.id} returned a {ended.output_type}, which {sequence.type!r} does not declare.")
+    return model.__pydantic_validator__.validate_json(ended.output or "null")
+
+
+def error_of(sequence: JobSequence[Any], ended: Ended, attempts: Sequence[AttemptRecord]) -> QueuertError:
+    """The error for a sequence that did not complete."""
+    name = f"sequence {sequence.id} ({sequence.type})"
+    match ended.outcome:
+        case "cancelled":
+            return SequenceCancelledError(f"{name} was cancelled.")
+        case "expired":
+            return SequenceExpiredError(f"{name} was not started before it expired.")
+        case None:
+            return SequenceNotFoundError(f"{name} does not exist: it was deleted, or its start was not committed.")
+        case _:
+            error: Mapping[str, Any] = ended.error or {}
+            what = f"{error.get('type', 'error')}: {error.get('message', '')}".strip()
+            return SequenceFailedError(
+                f"{name} failed in {ended.type!r} ({ended.reason}) after {len(attempts)} attempt(s): {what}\n"
+                f"`queuert show {sequence.id}` shows it, `queuert retry {sequence.id}` runs it again.",
+                sequence_id=sequence.id,
+                reason=ended.reason or "error",
+                error=error,
+                attempts=attempts,
+            )
