@@ -365,8 +365,10 @@ class Engine(JobTypes[Tx]):
     async def list_sequences(
         self, *, status: Status | None = None, type: str | None = None, key: str | None = None, limit: int = 100
     ) -> list[SequenceRecord]:
-        """Sequences, newest first."""
+        """Sequences, newest first (failed ones: those that failed last)."""
         database = await self._db()
+        if status == "failed":
+            return await database.run(database.store.list_failed(type=type, key=key, limit=limit))
         return await database.run(database.store.list_sequences(status=status, type=type, key=key, limit=limit))
 
     async def list_jobs(self, id: UUID, /) -> list[JobRecord]:
@@ -424,7 +426,7 @@ class Engine(JobTypes[Tx]):
         concurrency: handlers at once. queues, types: what it serves (default: every type with a handler, their queues and "default").
         lease: how long a silent worker keeps its jobs (30 s, renewed every third). poll_interval: busy and idle seconds between looks
         when no hint comes. shutdown_timeout: how long handlers may go on at the end; grace: what a cancelled handler has to clean up.
-        drain: end by itself when nothing is left to do.
+        drain: end by itself when nothing is due and nothing runs (what is scheduled, or waits for its retry, stays).
         """
         if concurrency < 1:
             raise ConfigurationError(f"concurrency={concurrency}: at least 1.")

@@ -109,7 +109,7 @@ async def _retry_failed(engine: Engine[Any], type_: str | None, *, yes: bool, as
         if first and not yes:
             count = f"{len(first)}{' or more' if len(first) == BATCH else ''} failed sequence(s){f' of {type_}' if type_ else ''}"
             _ask(f"Retry {count} at {apps.target(engine)}, schema {engine.database.schema}?")
-        retried, left = await _retry_all(engine, type_, [each.id for each in first])
+        retried, left = await _retry_all(engine, type_) if first else ([], [])
     if as_json:
         output.print_json({"retried": retried, "left": left})
     else:
@@ -119,16 +119,21 @@ async def _retry_failed(engine: Engine[Any], type_: str | None, *, yes: bool, as
     return FAILED if left else OK
 
 
-async def _retry_all(engine: Engine[Any], type_: str | None, ids: list[UUID]) -> tuple[list[UUID], list[UUID]]:
-    """Batch after batch, as long as there are some that were not tried; each is tried once, also one that fails again meanwhile."""
+async def _retry_all(engine: Engine[Any], type_: str | None) -> tuple[list[UUID], list[UUID]]:
+    """Batch after batch, until there is none that was not tried; each is tried once, also one that fails again meanwhile."""
     tried: set[UUID] = set()
     retried: list[UUID] = []
-    while ids:
-        tried.update(ids)
-        retried += await engine.retry_sequences(ids)
-        found = await engine.list_sequences(status="failed", type=type_, limit=BATCH + len(tried) - len(retried))
-        ids = [each.id for each in found if each.id not in tried]
-    return retried, [id for id in tried if id not in set(retried)]
+    page = BATCH
+    while True:
+        found = await engine.list_sequences(status="failed", type=type_, limit=page)
+        fresh = [each.id for each in found if each.id not in tried][:BATCH]
+        if fresh:
+            tried.update(fresh)
+            retried += await engine.retry_sequences(fresh)
+        elif len(found) < page:
+            return retried, sorted(tried - set(retried))
+        else:
+            page *= 2  # it is full of those that were left: look behind them
 
 
 def _ask(question: str) -> None:

@@ -47,6 +47,13 @@ def database_options(command: Command) -> Command:
 
 def load(app: str | None, app_dir: str) -> Engine[Any]:
     """The engine that `module:attribute` names (attribute `engine` by default). Trouble when there is none."""
+    name, _, attribute = checked(app).partition(":")
+    module = _import(name, Path(app_dir))
+    return _engine_of(module, attribute or "engine")
+
+
+def checked(app: str | None) -> str:
+    """An app's name. Trouble when there is none, or it is a DSN."""
     if not app:
         repair = f"name it: `--app module:engine` (worker: `queuert worker module:engine`), or set {APP_VARIABLE}"
         raise Trouble("No app is named.", "this command needs the app's job types, not only its database", repair, USAGE)
@@ -54,9 +61,7 @@ def load(app: str | None, app_dir: str) -> Engine[Any]:
         raise Trouble(
             "That is no app but a DSN.", "arguments are readable by everybody on this machine", f"set {DSN_VARIABLE} instead", USAGE
         )
-    name, _, attribute = app.partition(":")
-    module = _import(name, Path(app_dir))
-    return _engine_of(module, attribute or "engine")
+    return app
 
 
 def _import(name: str, folder: Path) -> ModuleType:

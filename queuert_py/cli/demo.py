@@ -8,8 +8,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from queuert_py.cli.worker import Options
 from queuert_py.embedded import open_server
 from queuert_py.engine import DSN_VARIABLE
 
-LONGEST = 120.0
+LONGEST = 60.0
 """Seconds after which the demo gives up."""
 SMALL = 100
 """With fewer files, all would be done before a kill could find one in work: the table is locked from the beginning."""
@@ -48,7 +48,7 @@ HELD = "select count(*), count(*) filter (where begun) from queuert.live_job whe
 ACTIVE = """
 select exists (
     select from pg_stat_activity
-    where application_name = %(name)s and state = 'active' and wait_event_type is distinct from 'Lock'
+    where application_name = %(name)s and state = 'active' and coalesce(wait_event_type, '') not in ('Lock', 'Client')
 )
 """
 FIGURES = """
@@ -66,6 +66,7 @@ class Figures:
 
     folder: str
     files: int
+    more: bool = False
     server_seconds: float = 0.0
     start_seconds: float = 0.0
     work_seconds: float = 0.0
@@ -97,6 +98,10 @@ class Figures:
         self.holds = each_once and whole and killed
 
 
+class WorkersGone(Exception):  # noqa: N818 - becomes a Trouble
+    """No worker process is left to wait for."""
+
+
 @click.command()
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
@@ -107,17 +112,19 @@ def demo(folder: Path | None, as_json: bool) -> int:
     """
     begun = time.monotonic()
     place = (folder or default_folder()).resolve()
-    files = text_files(place)
+    files, more = text_files(place)
     if not files:
         raise Trouble(
             f"There is no text file in {place}.", "the demo works on the files of a folder", "name another: `queuert demo FOLDER`", USAGE
         )
     logging.basicConfig(level="ERROR")
-    figures = Figures(str(place), len(files))
+    figures = Figures(str(place), len(files), more=more)
     opening = time.monotonic()
     with View(len(files), quiet=as_json) as view, open_server(ephemeral=True) as server:
         figures.server_seconds = time.monotonic() - opening
-        view.say(f"PostgreSQL runs, started in {output.span(figures.server_seconds)}: its own folder {server.data.parent}, gone at the end.")
+        view.say(
+            f"PostgreSQL runs, started in {output.span(figures.server_seconds)}: its own folder {server.data.parent}, gone at the end."
+        )
         apps.run(Demo(server.dsn, files, figures, view).run())
     figures.total_seconds = time.monotonic() - begun
     if as_json:
@@ -141,16 +148,16 @@ class Demo:
 
     async def run(self) -> None:
         """Everything between the server's start and its end. Trouble when it does not get anywhere."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os.kill, os.getpid(), signal.SIGINT)
         with tempfile.TemporaryFile("w+") as log:
             try:
                 async with asyncio.timeout(LONGEST), self._engine, self._started_workers(log.fileno()):
                     await self._work()
-            except TimeoutError:
+            except (TimeoutError, WorkersGone) as error:
                 log.seek(0)
                 said = log.read()[-400:] or "the workers said nothing"
-                raise Trouble(
-                    f"The demo was not done within {LONGEST:.0f} s.", said, "run `queuert demo` on a smaller folder", FAILED
-                ) from None
+                what = f"The demo was not done within {LONGEST:.0f} s." if isinstance(error, TimeoutError) else "Both workers have ended."
+                raise Trouble(what, said, "run it again; `queuert demo FOLDER` takes another folder", FAILED) from None
         self._figures.check()
 
     async def _work(self) -> None:
@@ -192,9 +199,13 @@ class Demo:
         await self._engine.start_sequences([read(File(folder=folder, path=path)) for path in self._files])
         self._figures.start_seconds = time.monotonic() - begun
         took = output.span(self._figures.start_seconds)
-        self._view.say(f"{len(self._files)} text files in {folder}: a sequence each (read, analyse, store), started by one call in {took}.")
+        which = f"{len(self._files)} text files in {folder}{self._capped()}"
+        self._view.say(f"{which}: a sequence each (read, analyse, store), started by one call in {took}.")
         pids = " and ".join(str(worker.pid) for worker in self._workers)
         self._view.say(f"Two workers (queuert worker), pids {pids}.")
+
+    def _capped(self) -> str:
+        return " (the first; there are more)" if self._figures.more else ""
 
     async def _begun(self) -> float:
         """When the first job was seen at work."""
@@ -212,20 +223,31 @@ class Demo:
         It is stopped (SIGSTOP) for the moment in which its jobs are counted, so that the count is that of its death.
         """
         figures = self._figures
-        while True:
+        while not figures.held:
             child, self._victim = await self._busy()
-            os.kill(child.pid, signal.SIGSTOP)
-            while (await self._query(ACTIVE, name=self._name(child)))[0]:
-                await self._pause()
-            figures.held, figures.held_begun = await self._query(HELD)
-            if figures.held:
-                break
-            os.kill(child.pid, signal.SIGCONT)
-        child.kill()
-        figures.killed_pid = child.pid
-        figures.killed_ending = ending(await child.ended())
-        self._view.say(f"Worker {child.pid} {figures.killed_ending}. It held {figures.held} jobs, {figures.held_begun} of them begun.")
+            with stopped(child):
+                if await self._quiet(child):
+                    figures.held, figures.held_begun = await self._query(HELD)
+                if figures.held:
+                    child.kill()
+                    figures.killed_pid = child.pid
+        figures.killed_ending = ending(await self._killed().ended())
+        self._view.say(
+            f"Worker {figures.killed_pid} {figures.killed_ending}. It held {figures.held} jobs, {figures.held_begun} of them begun."
+        )
         return time.monotonic()
+
+    async def _quiet(self, child: Child) -> bool:
+        """Wait until its connections run nothing more that could still be committed; False when that takes too long."""
+        until = time.monotonic() + 0.5
+        while (await self._query(ACTIVE, name=self._name(child)))[0]:
+            if time.monotonic() > until:
+                return False
+            await self._pause()
+        return True
+
+    def _killed(self) -> Child:
+        return next(worker for worker in self._workers if worker.pid == self._figures.killed_pid)
 
     async def _busy(self) -> tuple[Child, str]:
         """A worker that holds jobs, by what the database says."""
@@ -284,7 +306,17 @@ class Demo:
         """A moment between two looks; Trouble when no worker is left to look for."""
         await asyncio.sleep(LOOK)
         if all(worker.process.poll() is not None for worker in self._workers):
-            raise TimeoutError
+            raise WorkersGone
+
+
+@contextmanager
+def stopped(child: Child) -> Generator[None]:
+    """The process stands still meanwhile."""
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(child.pid, signal.SIGCONT)  # for one that was killed it means nothing
 
 
 async def stop_all(children: list[Child]) -> None:

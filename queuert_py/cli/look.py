@@ -17,8 +17,6 @@ from queuert_py.runtime.leases import presence_class
 from queuert_py.values import AttemptRecord, JobRecord, SequenceRecord, Status
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-FAILED_SEEN = 1000
-"""As many failed sequences are counted; beyond, "1000+"."""
 
 
 def identifier(text: str) -> UUID:
@@ -41,6 +39,7 @@ class Standing:
     live: list[dict[str, Any]]
     finished_last_hour: list[dict[str, Any]]
     failed: int
+    failed_by_type: list[dict[str, Any]]
 
 
 @click.command()
@@ -61,7 +60,7 @@ async def _standing(engine: Engine[Any]) -> Standing:
         store, run = engine.database.store, engine.database.run
         live = await run(store.count_live())
         ended = await run(store.count_finished(timedelta(hours=1)))
-        failed = await engine.list_sequences(status="failed", limit=FAILED_SEEN)
+        failed = await run(store.count_failed())
         version = report.server_version or 0
         database = {
             "target": apps.target(engine),
@@ -76,7 +75,8 @@ async def _standing(engine: Engine[Any]) -> Standing:
             await list_workers(engine),
             [dict(zip(("queue", "type", "status", "jobs", "oldest_ready_age"), row, strict=True)) for row in live],
             [dict(zip(("type", "outcome", "jobs", "mean_seconds"), row, strict=True)) for row in ended],
-            len(failed),
+            sum(row[1] for row in failed),
+            [dict(zip(("type", "sequences", "latest"), row, strict=True)) for row in failed],
         )
 
 
@@ -106,6 +106,9 @@ def _print_standing(standing: Standing) -> None:
     if standing.finished_last_hour:
         rows_ = [(each["type"], each["outcome"], each["jobs"], output.span(each["mean_seconds"])) for each in standing.finished_last_hour]
         output.table(("type", "outcome", "jobs", "mean time"), rows_, title="Ended in the last hour")
+    if standing.failed:
+        failed = [(each["type"], each["sequences"], output.ago(each["latest"])) for each in standing.failed_by_type]
+        output.table(("type", "sequences", "latest"), failed, title="Failed")
     for line in _remarks(standing):
         output.say(line)
 
@@ -136,8 +139,7 @@ def _remarks(standing: Standing) -> list[str]:
         waiting = f", {jobs} job(s) wait" if jobs else ""
         remarks.append(f"No worker is running{waiting}: `queuert worker module:engine`.")
     if standing.failed:
-        more = "+" if standing.failed == FAILED_SEEN else ""
-        remarks.append(f"{standing.failed}{more} failed: `queuert list --failed`, `queuert retry --failed`.")
+        remarks.append("`queuert list --failed` shows what failed, `queuert retry --failed` runs it again.")
     return remarks
 
 

@@ -57,8 +57,7 @@ def command(app: str, app_dir: str, arguments: Sequence[str]) -> list[str]:
     """`queuert worker` as a command of this very Python. The folder it runs in is not put on the import path, except where the package
     itself is found through it."""
     safe = [] if Path.cwd().resolve() == ROOT else ["-P"]
-    where = [f"--app-dir={app_dir}", *([app] if app else [])]
-    return [sys.executable, *safe, "-m", "queuert_py.cli", "worker", *where, *arguments]
+    return [sys.executable, *safe, "-m", "queuert_py.cli", "worker", app, f"--app-dir={app_dir}", *arguments]
 
 
 class Child:
@@ -145,7 +144,8 @@ class Supervisor:
             wait = restart_after(crashes)
             logger.warning("worker %d (pid %d) %s: started again in %.1f s", number, child.pid, ending(code), wait)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._stop.wait()
 
     def _is_over(self, code: int) -> bool:
         return self._stop.wanted or (self._drain and code == OK)

@@ -99,7 +99,9 @@ def worker(app: str | None, app_dir: str, processes: int, **given: Any) -> int:
     options = Options(**given)
     set_up_logging(options.log_level)
     if processes > 1:
-        return apps.run(Supervisor(app or "", app_dir, processes, options.arguments(), options.longest_stop, drain=options.drain).run())
+        return apps.run(
+            Supervisor(apps.checked(app), app_dir, processes, options.arguments(), options.longest_stop, drain=options.drain).run()
+        )
     return apps.run(run_worker(apps.load(app, app_dir), options))
 
 

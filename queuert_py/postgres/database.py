@@ -64,7 +64,8 @@ def unreachable(error: BaseException, conninfo: str) -> DatabaseUnavailableError
     """The error for callers, with host and port but no secret."""
     known = conninfo_to_dict(conninfo)
     where = f"{known.get('host') or 'local socket'}:{known.get('port') or 5432}/{known.get('dbname') or ''}"
-    why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    why = lines[0].rpartition(" failed: ")[2]
     secret = known.get("password")
     if secret:
         why = why.replace(str(secret), "***")
@@ -190,8 +191,11 @@ class Database:
         if isinstance(source, str):
             try:
                 given = conninfo_to_dict(source)
-            except psycopg.ProgrammingError as error:
-                raise ConfigurationError(f"the DSN cannot be read: {str(error).strip()}") from None
+            except psycopg.ProgrammingError:
+                raise ConfigurationError(
+                    "the DSN cannot be read: write postgresql://user:password@host:port/database (with special characters "
+                    "percent-encoded), or name=value pairs."
+                ) from None
             self.conninfo = make_conninfo("", **{**_DEFAULTS, **given})
         else:
             self.conninfo = make_conninfo(source.conninfo if isinstance(source.conninfo, str) else "", **_pool_keywords(source))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, Generic, TypeVar
@@ -252,6 +252,12 @@ class Store:
 
     def count_finished(self, span: timedelta) -> Call[tuple[str, str, int, float | None]]:
         return Call(self._sql["count_finished"], {"span": span}, tuple)
+
+    def count_failed(self) -> Call[tuple[str, int, datetime]]:
+        return Call(self._sql["count_failed"], {}, tuple)
+
+    def list_failed(self, *, type: str | None, key: str | None, limit: int) -> Call[SequenceRecord]:
+        return Call(self._sql["list_failed"], {"type": type, "key": key, "limit": limit}, lambda row: SequenceRecord(*row))
 
     def list_workers(self) -> Call[tuple[Any, ...]]:
         return Call(self._sql["list_workers"], {"lanes": self.all_lanes}, tuple)

@@ -136,7 +136,7 @@ class Claimer:
     def _size(self) -> int:
         concurrency = self._settings.concurrency
         free = concurrency - self._slots.running
-        return claim_size(free=free, waiting=self._slots.waiting, prefetch=concurrency // 4, batch=self._settings.batch)
+        return claim_size(free=free, waiting=self._slots.waiting, prefetch=concurrency // 2, batch=self._settings.batch)
 
     async def _claim_and_learn(self, size: int) -> None:
         self._more = False  # a hint that comes while the claim is under way sets it again

@@ -263,10 +263,14 @@ class Worker:
             self._finisher.put(attempt, Ending("expired", error=error))
         elif row.crash_count >= leases.SUSPECT:
             self._suspects.append(attempt)
-        elif row.begun and len(self._running) < self.settings.concurrency:
-            self._run(attempt)
         else:
             self._waiting.append(attempt)
+            self._fill()
+
+    def _fill(self) -> None:
+        """Free slots take what was prefetched."""
+        while self._waiting and len(self._running) < self.settings.concurrency and not self.shutting_down:
+            self._run(self._waiting.popleft())
 
     def _run(self, attempt: Attempt) -> None:
         attempt.begun = True
@@ -382,8 +386,7 @@ class Worker:
         """A slot is free: the next prefetched job runs, or the claimer looks again."""
         if self._running.get(attempt.row.sequence_id) is attempt:
             del self._running[attempt.row.sequence_id]
-        if self._waiting and not self.shutting_down:
-            self._run(self._waiting.popleft())
+        self._fill()
         self._claimer.freed()
         if not self._running:
             self._idle.set()
