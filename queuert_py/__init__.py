@@ -3,8 +3,8 @@
 __version__ = "0.1.0"
 
 from queuert_py.decisions.backoff import exponential
-from queuert_py.engine import Database, Engine
-from queuert_py.job import Job
+from queuert_py.engine import Engine
+from queuert_py.job import Database, Job
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, continue_with
 from queuert_py.runtime.worker import Worker
 from queuert_py.sequence import Blocker, JobSequence

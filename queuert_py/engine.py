@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, cast, overload
+from typing import Any, cast, overload
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -27,7 +27,7 @@ from queuert_py.errors import (
     UsageError,
 )
 from queuert_py.ids import lane_of, uuid7
-from queuert_py.job import Connection, In, Tx, current
+from queuert_py.job import Connection, Database, In, Tx, current
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, Out
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
@@ -37,7 +37,7 @@ from queuert_py.postgres.store import together
 from queuert_py.results import error_of, output_of
 from queuert_py.runtime.settings import Settings
 from queuert_py.runtime.waiters import Waiters
-from queuert_py.runtime.worker import Worker
+from queuert_py.runtime.worker import Worker, WorkerContext
 from queuert_py.sequence import Collected, JobSequence
 from queuert_py.starting import Batch, connection_of
 from queuert_py.values import (
@@ -54,26 +54,12 @@ from queuert_py.values import (
     Step,
 )
 
-Tx_co = TypeVar("Tx_co", covariant=True)
 A = TypeVar("A", bound=BaseModel | None)
 B = TypeVar("B", bound=BaseModel | None)
 C = TypeVar("C", bound=BaseModel | None)
 D = TypeVar("D", bound=BaseModel | None)
 E = TypeVar("E", bound=BaseModel | None)
 DSN_VARIABLE = "QUEUERT_DSN"
-
-
-class Database(Protocol[Tx_co]):
-    """What an engine can be built on besides a DSN or a psycopg pool: gives handlers transactions of another kind (a session)."""
-
-    @property
-    def conninfo(self) -> str:
-        """Where the database is, for the engine's own connections."""
-        ...
-
-    def transaction(self, connection: AsyncConnection[Any], /) -> AbstractAsyncContextManager[Tx_co]:
-        """Wrap the engine's open transaction for one phase of a handler. It must neither commit nor roll back."""
-        ...
 
 
 class Engine(JobTypes[Tx]):
@@ -420,7 +406,7 @@ class Engine(JobTypes[Tx]):
         grace: Duration = 5.0,
         drain: bool = False,
         name: str = "worker",
-    ) -> _WorkerContext:
+    ) -> WorkerContext:
         """A worker in this process: `async with engine.worker():`, or `worker = await engine.worker().start()`.
 
         concurrency: handlers at once. queues, types: what it serves (default: every type with a handler, their queues and "default").
@@ -442,7 +428,7 @@ class Engine(JobTypes[Tx]):
             drain=drain,
             name=name,
         )
-        return _WorkerContext(self, settings)
+        return WorkerContext(self, settings)
 
     # --- what workers ask for
 
@@ -506,28 +492,3 @@ class Engine(JobTypes[Tx]):
 class _Embedded:
     def __init__(self, path: Path | None, ephemeral: bool) -> None:
         self.path, self.ephemeral = path, ephemeral
-
-
-class _WorkerContext:
-    """A worker to be: opens the engine, then starts it."""
-
-    def __init__(self, engine: Engine[Any], settings: Settings) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._worker: Worker | None = None
-
-    async def start(self) -> Worker:
-        await self._engine.open()
-        self._engine.validate()
-        self._worker = Worker(self._engine, self._settings)
-        await self._worker.start()
-        return self._worker
-
-    async def __aenter__(self) -> Worker:
-        return await self.start()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._worker is not None:
-            if self._settings.drain and kind is None:
-                await self._worker.drained()
-            await self._worker.stop()

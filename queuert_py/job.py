@@ -33,6 +33,19 @@ Tx = TypeVar("Tx", default=Connection)
 Tx_co = TypeVar("Tx_co", covariant=True)
 
 
+class Database(Protocol[Tx_co]):
+    """What an engine can be built on besides a DSN or a psycopg pool: gives handlers transactions of another kind (a session)."""
+
+    @property
+    def conninfo(self) -> str:
+        """Where the database is, for the engine's own connections."""
+        ...
+
+    def transaction(self, connection: AsyncConnection[Any], /) -> AbstractAsyncContextManager[Tx_co]:
+        """Wrap the engine's open transaction for one phase of a handler. It must neither commit nor roll back."""
+        ...
+
+
 class Running(Protocol):
     """What a Job needs of the attempt that runs it."""
 

@@ -56,11 +56,17 @@ def migrations() -> list[Migration]:
 
 
 def script(schema: str, lanes: int = 1) -> str:
-    """Everything as one SQL script, for review or for another tool."""
+    """Everything as one SQL script, for review or for another tool. ConfigurationError for lanes out of range."""
+    _check(lanes)
     parts = [_bootstrap(schema), _lanes(schema, lanes)]
     for each in migrations():
         parts += [f"-- {each.name}", fill(each.sql, schema), _record(schema, each)]
     return "begin;\n" + "\n".join(parts) + "\ncommit;\n"
+
+
+def _check(lanes: int) -> None:
+    if not 1 <= lanes <= 256:
+        raise ConfigurationError(f"lanes={lanes}: from 1 to 256.")
 
 
 def _bootstrap(schema: str) -> str:
@@ -111,8 +117,7 @@ async def migrate(connection: AsyncConnection[Any], schema: str, *, lanes: int =
 
     `lanes` (1 to 256) is fixed by the first call. SchemaError as `pending`; the database's own errors as they are.
     """
-    if not 1 <= lanes <= 256:
-        raise ConfigurationError(f"lanes={lanes}: from 1 to 256.")
+    _check(lanes)
     async with connection.transaction():
         await connection.execute(b"set local lock_timeout = '10s'")
         await connection.execute(b"select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"queuert migrate {schema}"])

@@ -87,7 +87,7 @@ def plain(sql: str) -> Call[tuple[Any, ...]]:
 
 BEGIN = plain("begin isolation level read committed")
 COMMIT = plain("commit")
-ROLLBACK = plain("rollback")
+PING = plain("select 1")
 
 
 def _first(row: tuple[Any, ...]) -> Any:

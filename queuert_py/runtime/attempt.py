@@ -62,6 +62,7 @@ class Attempt:
 
     __slots__ = (
         "_again",
+        "_cause",
         "_connection",
         "_finalized",
         "_held",
@@ -102,6 +103,7 @@ class Attempt:
         self._xid = ""
         self._watched = row.watched
         self._again: Fault | None = None
+        self._cause: BaseException | None = None
         self._finalized = False
 
     @property
@@ -134,17 +136,17 @@ class Attempt:
             try:
                 if tried:
                     await asyncio.sleep(pause(self._again or Fault.CONFLICT, tried, random.random()))
-                self._again, self._phase, self._finalized = None, "ready", False
+                self._again, self._cause, self._phase, self._finalized = None, None, "ready", False
                 value = await handler(job)
             except BaseException as error:
-                raised = True
+                raised = self._again is not None and _caused(error, self._cause)
                 verdict = self._after_error(error)
             else:
                 verdict = self._after_value(value)
             if self.detached:
                 await self._give_back()
                 return
-            if raised and self._again is not None and self.abort_reason is None:
+            if raised and self.abort_reason is None:
                 await self._give_back()
             elif self._connection is None:
                 self.writing = True
@@ -312,7 +314,7 @@ class Attempt:
         if fault is Fault.LOST and connection is not None and not (connection.closed or connection.broken):
             return  # of another connection of the handler's
         if fault in (Fault.CONFLICT, Fault.LOST, Fault.OVERLOADED, Fault.READ_ONLY, Fault.STORAGE):
-            self._again = fault
+            self._again, self._cause = fault, error
         if fault in (Fault.LOST, Fault.READ_ONLY):
             self.host.database.health.failed(error)
 
@@ -404,6 +406,15 @@ class Attempt:
                 self.abort_reason = "lease_lost"
                 self.host.decided(self, None)
         return True
+
+
+def _caused(error: BaseException | None, cause: BaseException | None) -> bool:
+    """Is this error that one, or does it come of it?"""
+    while error is not None:
+        if error is cause:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def seal(connection: AsyncConnection[Any]) -> None:

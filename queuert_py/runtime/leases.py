@@ -25,6 +25,7 @@ from psycopg import Connection
 from queuert_py.decisions.leases import renew_every, trusted_until
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, sever
+from queuert_py.postgres.store import PING
 from queuert_py.runtime.attempt import Attempt
 
 logger = logging.getLogger("queuert_py.worker")
@@ -124,7 +125,7 @@ class Heartbeat:
             return
         readable, _, _ = select.select([connection.fileno(), self._bell.fileno()], [], [], seconds)
         if connection.fileno() in readable:
-            connection.execute("select 1")
+            PING.on_sync(connection)
 
     def _renew(self, attempts: list[Attempt]) -> None:
         if not attempts or self._connection is None or self._stalled:

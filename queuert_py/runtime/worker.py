@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
@@ -21,40 +21,19 @@ from queuert_py.decisions.backoff import seconds
 from queuert_py.decisions.pace import hands_off
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
-from queuert_py.job_types import InternalJobType, JobTypes
+from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, Link, Report
-from queuert_py.postgres.listener import Listener, Notifier
 from queuert_py.runtime.attempt import Attempt
 from queuert_py.runtime.claimer import Claimer
 from queuert_py.runtime.finisher import Finisher
 from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.reaper import Reaper
+from queuert_py.runtime.services import Opens, Services
 from queuert_py.runtime.settings import Settings
-from queuert_py.runtime.waiters import Waiters
 from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
-
-
-class Services(Protocol):
-    """What a worker needs of its engine."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def listener(self) -> Listener: ...
-    @property
-    def notifier(self) -> Notifier: ...
-    @property
-    def waiters(self) -> Waiters: ...
-    @property
-    def max_payload(self) -> int: ...
-    def job_types(self) -> JobTypes[Any]: ...
-    def step_for(self, continuation: Continuation[Any], row: LiveJob) -> Step: ...
-    def wrap(self, connection: AsyncConnection[Any]) -> AbstractAsyncContextManager[Any] | None: ...
-    def joined(self, worker: Worker) -> None: ...
-    def left(self, worker: Worker) -> None: ...
 
 
 class Worker:
@@ -221,8 +200,10 @@ class Worker:
             try:
                 await loop()
                 return
-            except (psycopg.Error, OSError) as error:
+            except (psycopg.Error, OSError) as error:  # reconnecting is paced by the health: while it is down nothing gets here
                 logger.debug("%s interrupted: %s", name, error)
+                await asyncio.sleep(0.05 + 0.1 * random.random())
+                continue
             except Exception:
                 logger.exception("the worker's %s loop failed; it goes on", name)
             failures = 0 if time.monotonic() - begun > 60 else failures + 1
@@ -467,3 +448,28 @@ class Worker:
                 tried += 1
                 logger.debug("fate of %s not known yet: %s", job.sequence_id, error)
                 await asyncio.sleep(min(1.0, 0.05 * tried))
+
+
+class WorkerContext:
+    """A worker to be: opens the engine, then starts it."""
+
+    def __init__(self, engine: Opens, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._worker: Worker | None = None
+
+    async def start(self) -> Worker:
+        await self._engine.open()
+        self._engine.validate()
+        self._worker = Worker(self._engine, self._settings)
+        await self._worker.start()
+        return self._worker
+
+    async def __aenter__(self) -> Worker:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._worker is not None:
+            if self._settings.drain and kind is None:
+                await self._worker.drained()
+            await self._worker.stop()

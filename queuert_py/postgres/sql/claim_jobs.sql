@@ -1,5 +1,6 @@
 -- Lease up to `limit` ready jobs to this worker, by the scans' order. The first `slots` of them begin at once (suspects excepted).
--- The lateral's outer limit stops the scan: no more rows are locked than returned. The sub-select makes the clock an index bound.
+-- The lateral's outer limit stops the scan: no more rows are locked than returned. The sub-select makes the clock an index bound; that of
+-- the pause, unlike a join, keeps the order of the scans in every plan.
 with ready as materialized (
     select found.lane, found.sequence_id
     from jsonb_to_recordset(%(scans)s::jsonb) as scan (lane smallint, queue text, priority smallint, since timestamptz)
@@ -13,7 +14,7 @@ with ready as materialized (
         limit %(limit)s
         for no key update skip locked
     ) found
-    where not exists (select from /* schema */queue q where q.name = scan.queue and q.paused)
+    where (select q.paused from /* schema */queue q where q.name = scan.queue) is not true
     limit %(limit)s
 ), numbered as (
     select lane, sequence_id, row_number() over () as number from ready
