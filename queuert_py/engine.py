@@ -324,7 +324,8 @@ class Engine(JobTypes[Tx]):
         await self._db()
         limit = None if timeout is None else seconds(timeout)
         try:
-            ended = await asyncio.wait_for(self._waiters.wait(str(sequence.id)), limit)
+            async with asyncio.timeout(limit):
+                ended = await self._waiters.wait(str(sequence.id))
         except TimeoutError:
             raise ResultTimeoutError(
                 f"sequence {sequence.id} ({sequence.type}) has not ended within {limit} s; it goes on.", sequence_id=str(sequence.id)

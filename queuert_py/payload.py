@@ -36,7 +36,7 @@ def dump(model: type[BaseModel], value: BaseModel, name: str, limit: int = MAX_P
     lone surrogates (22P05), more than `limit` bytes.
     """
     try:
-        data = model.__pydantic_serializer__.to_json(value, context=context)
+        data = model.__pydantic_serializer__.to_json(value, context=context, warnings=False)
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         _find(value, name)
         raise Unstorable(name, f"cannot be written as JSON ({error}).") from error

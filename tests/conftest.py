@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -54,6 +54,23 @@ def database(server: str) -> Iterator[str]:
             inside.execute(script("queuert").encode())
         yield dsn
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def fresh_database(server: str) -> Iterator[Callable[[], str]]:
+    """Makes databases without a schema, dropped after the test."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"queuert_test_{uuid4().hex[:12]}")
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(made[-1])))
+        return make_conninfo(server, dbname=made[-1])
+
+    yield make
+    with psycopg.connect(server, autocommit=True) as connection:
+        for name in made:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

@@ -135,7 +135,8 @@ class Health:
         """Probe now: connect, one round trip, disconnect."""
         begun = time.monotonic()
         try:
-            connection = await asyncio.wait_for(self._database.connect("health"), 5)
+            async with asyncio.timeout(5):
+                connection = await self._database.connect("health")
             try:
                 self._version = connection.info.server_version
             finally:
@@ -155,7 +156,8 @@ class Health:
             wait = states.probe_after(self._state, self._failures, self._interval, random.random())
             if wait:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), wait)
+                    async with asyncio.timeout(wait):
+                        await self._look.wait()
             if self._state == "down":
                 await asyncio.sleep(wait / 4)  # `failed` may ring often while down: never a hot loop
             self._look.clear()
@@ -264,7 +266,8 @@ class Database:
     async def connection(self) -> AsyncGenerator[AsyncConnection[Any]]:
         """A pool connection; a failure of the connection is told to the health monitor."""
         try:
-            await asyncio.wait_for(self.health.usable(), DEADLINE / 2)
+            async with asyncio.timeout(DEADLINE / 2):  # not wait_for, which swallows cancellation in Python 3.11
+                await self.health.usable()
         except TimeoutError:
             raise PoolTimeout(f"the database has been down for {self.health.report.since:.0f} s") from None
         pool = self._pool

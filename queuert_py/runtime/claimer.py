@@ -157,7 +157,8 @@ class Claimer:
         if self._unlisted and not self._more:
             self._unlisted = False
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), CALM)
+                async with asyncio.timeout(CALM):
+                    await self._wake.wait()
             if not self._more:
                 self._more = await self._relist(short=True) or self._more
             return
@@ -170,7 +171,8 @@ class Claimer:
         poll = poll_after(idle=self._empty_polls, busiest=busiest, calmest=calmest, deaf=self._slots.deaf, random=random.random())
         wait = min(poll, self._due_at - time.monotonic())
         try:
-            await asyncio.wait_for(self._wake.wait(), max(GATHER, wait))
+            async with asyncio.timeout(max(GATHER, wait)):
+                await self._wake.wait()
         except TimeoutError:
             self._empty_polls += wait >= poll
             self._due_at = float("inf")

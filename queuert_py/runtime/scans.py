@@ -24,7 +24,7 @@ class Scans:
     def __init__(self, queues: Sequence[str], lanes: Sequence[int]) -> None:
         self._levels: dict[tuple[int, str], dict[int, str]] = {(lane, queue): {0: _START} for queue in queues for lane in lanes}
         self._order = list(self._levels)
-        self._full_at = time.monotonic()
+        self._full_at = float("-inf")
 
     def parts(self) -> list[str]:
         """The rows for claim_jobs, in the order in which they are scanned."""

@@ -99,7 +99,8 @@ class Waiters:
         polled = time.monotonic()
         while self._waiting:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), DEAF_POLL if self._listener().deaf else POLL)
+                async with asyncio.timeout(DEAF_POLL if self._listener().deaf else POLL):
+                    await self._wake.wait()
             self._wake.clear()
             if time.monotonic() - polled > (DEAF_POLL if self._listener().deaf else POLL) * 0.9:
                 polled = time.monotonic()

@@ -157,7 +157,8 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._heartbeat.stop()
         with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-            await asyncio.wait_for(self._settle_link.run(self.database.store.remove_workers([self.id])), 2)
+            async with asyncio.timeout(2):
+                await self._settle_link.run(self.database.store.remove_workers([self.id]))
         for link in (self._claim_link, self._settle_link, self._finish_link):
             await link.close()
 
@@ -185,7 +186,8 @@ class Worker:
             if left <= 0:
                 return False
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._idle.wait()
         return True
 
     @staticmethod
