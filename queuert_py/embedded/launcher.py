@@ -135,7 +135,7 @@ class Launch:
                 shutil.rmtree(self.home, ignore_errors=True)
             raise
         host = quote(str(postmaster.sockets), safe="")
-        return Opened(f"postgresql://queuert@/queuert?host={host}&port=5432", self.data, Hold(clients, self.home).release)
+        return Opened(f"postgresql://postgres@/queuert?host={host}&port=5432", self.data, Hold(clients, self.home).release)
 
     def ensure_running(self, deadline: float) -> Postmaster:
         while True:

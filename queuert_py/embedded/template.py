@@ -15,7 +15,7 @@ from queuert_py.embedded.binaries import WAY_OUT, Binaries
 from queuert_py.embedded.folders import Account
 from queuert_py.errors import EmbeddedError
 
-CLUSTER = ["--username=queuert", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+CLUSTER = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
 
 
 def reachable(binaries: Binaries, account: Account) -> Binaries:

@@ -30,7 +30,7 @@ from queuert_py.errors import (
 from queuert_py.job import Job, current
 from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import rows
-from queuert_py.postgres.database import Database, fault_of
+from queuert_py.postgres.database import Database, fault_of, sever
 from queuert_py.postgres.store import BEGIN, COMMIT, Call, together
 from queuert_py.values import Abort, Continuation, Delay, Ending, LiveJob, Step, Verdict
 
@@ -234,6 +234,8 @@ class Attempt:
         if self.writing or self.task is None or self.task.done():
             return
         self.detached = self.writing = True
+        if self._connection is not None:
+            sever(self._connection)  # what it holds is rolled back now, not when its idle limit ends
         logger.error("job %s (%s): its handler ignores cancellation (%s); detached", self.row.sequence_id, self.row.type, self.abort_reason)
         self.host.decided(self, self._after_abort())
 

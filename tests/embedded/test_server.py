@@ -36,7 +36,7 @@ def common() -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("query", "answer"),
     [
-        ("select current_user", "queuert"),
+        ("select current_user", "postgres"),
         ("select current_database()", "queuert"),
         ("select current_setting('server_encoding')", "UTF8"),
         ("select current_setting('TimeZone')", "UTC"),

@@ -1,0 +1,31 @@
+"""`python -m tests.faults.figures [kills N] [outages N] [memory N]`: what the scenarios measure, each on a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults import scenarios
+from tests.faults.servers import OwnServer
+
+
+async def main(what: str, times: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with OwnServer.run() as server:
+            match what:
+                case "kills":
+                    print(await scenarios.kills(server.dsn, Path(folder), times=times))
+                    print(await scenarios.kills(server.dsn, Path(folder), times=1, lease=3.0, presence=False))
+                case "outages":
+                    print(await scenarios.outages(server, Path(folder), count=2000, times=times))
+                case "memory":
+                    held = await scenarios.memory(server.dsn, Path(folder), jobs=times)
+                    print("RSS in MB after the warm-up and each tenth:", [round(each / 2**20, 1) for each in held])
+                case _:
+                    sys.exit(f"unknown: {what}. {__doc__}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
