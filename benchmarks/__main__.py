@@ -24,7 +24,7 @@ from queuert_py.embedded import open_server
 @click.option("--jobs", default=20_000, help="Jobs of a drain.")
 @click.option("--rounds", default=3, help="How often each figure is measured.")
 @click.option("--peers", is_flag=True, help="Measure procrastinate on the same server, too.")
-def main(dsn: str, jobs: int, rounds: int, peers: bool) -> None:  # noqa: FBT001
+def main(dsn: str, jobs: int, rounds: int, peers: bool) -> None:
     """Print the figures."""
     logging.disable(logging.WARNING)
     if dsn:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: QUEUERT_TEST_DSN, else --queuert-pg=docker:17, else the embedded one. One database, clean for each test."""
+"""A real PostgreSQL for every test: QUEUERT_TEST_DSN, else --queuert-pg=docker:17, else the embedded one. Clean for each test."""
 
 from __future__ import annotations
 
@@ -78,9 +78,12 @@ def dsn(database: str) -> Iterator[str]:
     """The database, as empty as it was made."""
     yield database
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        )
         tables = connection.execute(
-            "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname = 'queuert' and tablename not in ('migration', 'setting')"
+            "select format('queuert.%I', tablename) from pg_tables "
+            "where schemaname = 'queuert' and tablename not in ('migration', 'setting')"
         )
         connection.execute(b"truncate " + ", ".join(row[0] for row in tables).encode())
         connection.execute("drop schema public cascade; create schema public")

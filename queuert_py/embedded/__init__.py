@@ -33,7 +33,8 @@ _HINTS = {
 class Server:
     """A client's hold on a running server: it runs at least until `close`, or until this process ends.
 
-    `dsn` is a libpq URI for the database `queuert`, usable at once (role `postgres`: one named as the schema would draw users' tables into it); `data` is the server's data folder.
+    `dsn` is a libpq URI for the database `queuert`, usable at once; `data` is the server's data folder. Its role is `postgres`: one named
+    as the engine's schema would draw users' tables into that.
     A forked child shares its parent's hold; only the process that opened it gives it up.
     """
 

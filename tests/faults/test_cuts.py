@@ -44,13 +44,19 @@ class Cutter:
             self._proxy.arm(label, job.input.after)
 
 
-async def sweep(proxy: Proxy, step: Callable[[int], Awaitable[None]], most: int = 150) -> int:
-    """Do `step` with a cut after 1, 2, 3 … messages, until an operation needs no more; how many points there were."""
-    for after in itertools.count(1):
-        await step(after)
+def points(default: int) -> pytest.MarkDecorator:
+    """Cut at every so many points; at every point in the long form."""
+    return pytest.mark.parametrize("stride", [default, pytest.param(1, marks=pytest.mark.slow)])
+
+
+async def sweep(proxy: Proxy, stride: int, step: Callable[[int, int], Awaitable[None]], most: int = 200) -> int:
+    """Do `step(after, count)` with cuts after ever more messages, until an operation needs no more; `count` from 1. How many cuts."""
+    for count in itertools.count(1):
+        after = 1 + (count - 1) * stride
+        await step(after, count)
         if not proxy.disarm():
             assert after > 4, "the proxy did not see the operation"
-            return after - 1
+            return count - 1
         assert after < most, "the operation does not end"
     raise AssertionError
 
@@ -62,8 +68,9 @@ async def ended(facts: Facts, count: int) -> None:
     await until(all_ended, f"sequence {count} to complete", 30)
 
 
+@points(3)
 @pytest.mark.parametrize("watched", [False, True])
-async def test_a_finalize_is_cut(watched: bool, facts: Facts, proxy: Proxy) -> None:
+async def test_a_finalize_is_cut(stride: int, watched: bool, facts: Facts, proxy: Proxy) -> None:
     jobs = JobTypes()
     cut = Cutter(proxy)
 
@@ -80,18 +87,19 @@ async def test_a_finalize_is_cut(watched: bool, facts: Facts, proxy: Proxy) -> N
         engine.worker(concurrency=1, lease=LEASE),
     ):
 
-        async def once(after: int) -> None:
+        async def once(after: int, count: int) -> None:
             sequence = await producer.start_sequence(work, Point(after=after))
             if watched:
                 await sequence.result(timeout=30)
-            await facts.all_done(after, 30)
+            await facts.all_done(count, 30)
 
-        points = await sweep(proxy, once)
-    print(f"finalize, watched={watched}: {points} points")
+        cuts = await sweep(proxy, stride, once)
+    print(f"finalize, watched={watched}: {cuts} cuts")
     assert await facts.rows("select distinct outcome from queuert.attempt_log") == []
 
 
-async def test_a_finalize_with_a_continuation_is_cut(facts: Facts, proxy: Proxy) -> None:
+@points(7)
+async def test_a_finalize_with_a_continuation_is_cut(stride: int, facts: Facts, proxy: Proxy) -> None:
     jobs = JobTypes()
     cut = Cutter(proxy)
 
@@ -114,17 +122,18 @@ async def test_a_finalize_with_a_continuation_is_cut(facts: Facts, proxy: Proxy)
         engine.worker(concurrency=1, lease=LEASE),
     ):
 
-        async def once(after: int) -> None:
+        async def once(after: int, count: int) -> None:
             await producer.start_sequence(first, Point(after=after))
-            await facts.all_done(after, 30)
-            assert await facts.one("select count(*) from effect") == 2 * after
+            await facts.all_done(count, 30)
+            assert await facts.one("select count(*) from effect") == 2 * count
 
-        points = await sweep(proxy, once)
-    print(f"finalize with a continuation: {points} points")
+        cuts = await sweep(proxy, stride, once)
+    print(f"finalize with a continuation: {cuts} cuts")
 
 
+@points(2)
 @pytest.mark.parametrize("label", ["finish", "settle"])
-async def test_a_plain_completion_is_cut(label: str, facts: Facts, proxy: Proxy) -> None:
+async def test_a_plain_completion_is_cut(stride: int, label: str, facts: Facts, proxy: Proxy) -> None:
     jobs = JobTypes()
     cut = Cutter(proxy)
 
@@ -142,19 +151,20 @@ async def test_a_plain_completion_is_cut(label: str, facts: Facts, proxy: Proxy)
         sequence = await producer.start_sequence(work, Point(after=1_000_000))  # makes the connection that is cut
         await (sequence.result(timeout=30) if label == "settle" else ended(facts, 1))
 
-        async def once(after: int) -> None:
+        async def once(after: int, count: int) -> None:
             sequence = await producer.start_sequence(work, Point(after=after))
             if label == "settle":
                 assert await sequence.result(timeout=30) == Done(after=after)
-            await ended(facts, after + 1)
+            await ended(facts, count + 1)
 
-        points = await sweep(proxy, once)
-    print(f"plain completion, {label}: {points} points")
+        cuts = await sweep(proxy, stride, once)
+    print(f"plain completion, {label}: {cuts} cuts")
     assert await facts.rows("select distinct outcome from queuert.attempt_log") == []
 
 
+@points(3)
 @pytest.mark.parametrize("handed_off", [True, False])
-async def test_a_continuation_is_cut(handed_off: bool, facts: Facts, proxy: Proxy) -> None:
+async def test_a_continuation_is_cut(stride: int, handed_off: bool, facts: Facts, proxy: Proxy) -> None:
     jobs = JobTypes()
     cut = Cutter(proxy)
 
@@ -171,39 +181,45 @@ async def test_a_continuation_is_cut(handed_off: bool, facts: Facts, proxy: Prox
         await producer.start_sequence(first, Point(after=1_000_000))  # makes the connection that is cut
         await ended(facts, 1)
 
-        async def once(after: int) -> None:
+        async def once(after: int, count: int) -> None:
             await producer.start_sequence(first, Point(after=after))
-            await ended(facts, after + 1)
-            assert await facts.finished("continued") == after + 1
+            await ended(facts, count + 1)
+            assert await facts.finished("continued") == count + 1
 
-        points = await sweep(proxy, once)
-    print(f"continuation, handed off={handed_off}: {points} points")
+        cuts = await sweep(proxy, stride, once)
+    print(f"continuation, handed off={handed_off}: {cuts} cuts")
 
 
 @pytest.mark.parametrize("key", [None, "key"])
 async def test_a_start_is_cut(key: str | None, facts: Facts, proxy: Proxy) -> None:
+    """The worker polls, so that a sequence may have ended before its start is repeated."""
     jobs = JobTypes()
 
     @jobs.job_type
     async def work(job: Job[Point]) -> Done:
         return Done(after=job.input.after)
 
-    async with Engine(facts.dsn, jobs) as worker, worker.worker(lease=LEASE), Engine(proxy.dsn, jobs, pool_size=1) as producer:
+    async with (
+        Engine(facts.dsn, jobs) as worker,
+        worker.worker(lease=LEASE, poll_interval=0.01),
+        Engine(proxy.dsn, jobs, pool_size=1) as producer,
+    ):
 
-        async def once(after: int) -> None:
+        async def once(after: int, count: int) -> None:
             proxy.arm("pool", after)
             sequence = await producer.start_sequence(work, Point(after=after), key=key)
-            await ended(facts, after)
+            await ended(facts, count)
             found = await facts.rows(
                 "select sequence_id::text from queuert.sequence where (input ->> 'after')::int = %(after)s", {"after": after}
             )
             assert found == [(str(sequence.id),)]
 
-        points = await sweep(proxy, once)
-    print(f"start, key={key}: {points} points")
+        cuts = await sweep(proxy, 1, once)
+    print(f"start, key={key}: {cuts} cuts")
 
 
-async def test_a_claim_is_cut(facts: Facts, proxy: Proxy) -> None:
+@points(2)
+async def test_a_claim_is_cut(stride: int, facts: Facts, proxy: Proxy) -> None:
     jobs = JobTypes()
 
     @jobs.job_type
@@ -214,11 +230,11 @@ async def test_a_claim_is_cut(facts: Facts, proxy: Proxy) -> None:
     async with Engine(facts.dsn, jobs) as producer, Engine(proxy.dsn, jobs) as engine, engine.worker(concurrency=1, lease=LEASE):
         await producer.start_sequence(work, Point(after=0))
         await ended(facts, 1)
-        for after in range(1, 31):
+        for count, after in enumerate(range(1, 31, stride), 1):
             proxy.arm("claim", after)
             await producer.start_sequence(work, Point(after=after))
-            await ended(facts, after + 1)
+            await ended(facts, count + 1)
             fired += proxy.disarm()
-    print(f"claim: {fired} points")
-    assert fired > 10
+    print(f"claim: {fired} cuts")
+    assert fired > 10 // stride
     assert await facts.rows("select distinct outcome from queuert.attempt_log") == []

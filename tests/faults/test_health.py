@@ -170,8 +170,11 @@ async def test_a_hint_that_comes_while_a_claim_is_under_way_is_not_forgotten(fac
             await until(all_ended, "the third sequence to complete long before the poll", 15)
 
 
-@pytest.mark.parametrize("label", ["finish", "settle", "claim", "listen"])
-async def test_a_frozen_connection_is_given_up(label: str, facts: Facts) -> None:
+EACH = ("finish", "settle", "claim", "listen", "notify")
+
+
+@pytest.mark.parametrize("labels", [("claim", "listen", "notify"), *(pytest.param((label,), marks=pytest.mark.slow) for label in EACH)])
+async def test_a_frozen_connection_is_given_up(labels: tuple[str, ...], facts: Facts) -> None:
     """Half open: nothing comes back, and nobody says that the connection is gone."""
     async with Proxy.before(facts.dsn) as proxy:
         engine = Engine(proxy.dsn)
@@ -183,14 +186,14 @@ async def test_a_frozen_connection_is_given_up(label: str, facts: Facts) -> None
         async with Engine(facts.dsn, engine) as producer, engine, engine.worker(poll_interval=(0.5, 1.0)):
             await producer.start_sequence(work, In())
             await until(facts.finished, "the first sequence to complete")
-            for wire in proxy.of(label):
+            for wire in [wire for label in labels for wire in proxy.of(label)]:
                 wire.freeze()
             await producer.start_sequence(work, In())
 
             async def all_ended() -> bool:
                 return await facts.finished() == 2
 
-            await until(all_ended, "the second sequence to complete", 30)
+            await until(all_ended, "the second sequence to complete", 60)
 
 
 async def test_a_worker_whose_heartbeat_is_frozen_lets_go_before_its_lease_ends(facts: Facts) -> None:

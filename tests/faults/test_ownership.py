@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 import pytest
 
 from queuert_py import Continuation, Engine, Fail, Job, Retry, Snooze, continue_with
+from queuert_py.errors import LeaseLostError
 from tests.faults import app
 from tests.faults.kit import Facts, event, until, worker_process
 from tests.faults.lab import In, Lab, Out, write
@@ -26,17 +27,13 @@ class Broken(Exception):
     """The handler's own failure."""
 
 
-@pytest.mark.parametrize("end", ["return", "continue", "raise", "finalize", "atomic", "fail", "snooze"])
+@pytest.mark.parametrize("end", ["return", "continue", "raise", "prepare", "finalize", "atomic", "fail", "snooze"])
 async def test_a_job_that_was_reaped_is_not_written_by_its_old_attempt(end: str, lab: Lab) -> None:
     begun, reaped = asyncio.Event(), asyncio.Event()
 
     @lab.engine.job_type(backoff=0)
     async def work(job: Job[In]) -> Out | Continuation[Out]:
         begun.set()
-        if end == "atomic":
-            await reaped.wait()
-            async with job.atomic() as tx:
-                await write(tx, job, "too late")
         await reaped.wait()
         match end:
             case "continue":
@@ -47,9 +44,12 @@ async def test_a_job_that_was_reaped_is_not_written_by_its_old_attempt(end: str,
                 raise Fail("no use")
             case "snooze":
                 raise Snooze(after=0)
-            case "finalize":
-                async with job.finalize() as tx:
-                    await write(tx, job, "too late")
+            case "finalize" | "atomic" | "prepare":
+                with pytest.raises(LeaseLostError) as raised:
+                    async with {"finalize": job.finalize, "atomic": job.atomic, "prepare": job.prepare}[end]() as tx:
+                        await write(tx, job, "too late")
+                lab.seen.append("refused")
+                raise raised.value
             case _:
                 pass
         return Out()
@@ -64,6 +64,7 @@ async def test_a_job_that_was_reaped_is_not_written_by_its_old_attempt(end: str,
         assert await lab.facts.rows("select epoch, attempt, crash_count from queuert.live_job") == before
     assert await lab.facts.finished() + await lab.facts.finished("failed") + await lab.facts.finished("continued") == 0
     assert await lab.effects() == []
+    assert lab.seen == (["refused"] if end in ("prepare", "finalize", "atomic") else [])
     assert await lab.facts.rows("select outcome from queuert.attempt_log") == []
 
 

@@ -228,7 +228,7 @@ async def test_an_unknown_name_is_told_before_the_database_is_asked(closed: Engi
 # --- tx=
 
 
-@pytest.mark.parametrize("tx", ["connection", 7, True, object(), psycopg.Connection], ids=repr)
+@pytest.mark.parametrize("tx", ["connection", 7, True, object(), psycopg.Connection], ids=["str", "int", "bool", "object", "class"])
 async def test_a_transaction_of_another_kind_is_refused(closed: Engine, tx: Any) -> None:
     with pytest.raises(UsageError, match=f"tx={type(tx).__name__}: a psycopg AsyncConnection with an open transaction is needed"):
         await closed.start_sequence(write, Note(), tx=tx)
