@@ -31,7 +31,7 @@ from queuert_py.job import Connection, Database, In, Tx, current
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, Out
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
-from queuert_py.postgres import rows, starts
+from queuert_py.postgres import rows
 from queuert_py.postgres.listener import Listener, Notifier, hint
 from queuert_py.postgres.store import together
 from queuert_py.results import error_of, output_of
@@ -285,10 +285,8 @@ class Engine(JobTypes[Tx]):
         database = await self._db()
         origin = None if running is None else running.row
         batch = Batch(requests, lanes=database.store.lanes, limit=self.max_payload, origin=origin, get=self.get)
-        if connection is not None:
-            outcomes = await starts.start_in(database, connection, batch.starts, [hint(*place) for place in batch.hints])
-        else:
-            outcomes = await starts.start(database, batch.starts)
+        outcomes = await batch.write(database, connection)
+        if connection is None:
             self._wake(batch)
         return batch.handles(outcomes, self)
 

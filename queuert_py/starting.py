@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import psycopg
@@ -12,6 +12,9 @@ from queuert_py import options, payload
 from queuert_py.errors import InvalidInputError, NotStartableError, UsageError
 from queuert_py.ids import lane_of, uuid7
 from queuert_py.job_types import InternalJobType
+from queuert_py.postgres import starts
+from queuert_py.postgres.database import Database
+from queuert_py.postgres.listener import hint
 from queuert_py.postgres.starts import Outcome, Start
 from queuert_py.sequence import Collected, JobSequence, ResultSource
 from queuert_py.values import LiveJob, Request
@@ -24,17 +27,44 @@ class Batch:
         self, requests: Sequence[Request[Any]], *, lanes: int, limit: int, origin: LiveJob | None, get: Callable[[str], Any]
     ) -> None:
         self._requests = requests
+        self._how = (lanes, limit, origin, get)
         self._places: list[int] = []
         self.starts: list[Start] = []
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but types and inputs: it can go straight in by COPY while it is being checked."""
+        origin = self._how[2]
+        kinds = {request.job_type.name: request.job_type for request in self._requests}
+        timed = any({"timeout", "expires"} & kind.options.keys() for kind in kinds.values())
+        return not timed and not (origin and origin.tags) and not any(request.options for request in self._requests)
+
+    def chunks(self, size: int) -> Iterator[list[Start]]:
+        """Check and dump the requests, `size` at a time; what comes out is in `starts` as well."""
         firsts: dict[tuple[str, str], int] = {}
-        for number, request in enumerate(requests):
-            which = f" (request {number})" if len(requests) > 1 else ""
-            start = _prepare(request, lanes, limit, origin, get, which)
+        several = len(self._requests) > 1
+        for number, request in enumerate(self._requests):
+            start = _prepare(request, *self._how, f" (request {number})" if several else "")
             new = len(self.starts)
             place = firsts.setdefault((request.job_type.name, start.key), new) if start.key else new
             if place == new:
                 self.starts.append(start)
             self._places.append(place)
+            if place == new and (new + 1) % size == 0:
+                yield self.starts[-size:]
+        rest = len(self.starts) % size
+        if rest:
+            yield self.starts[-rest:]
+
+    async def write(self, database: Database, connection: AsyncConnection[Any] | None) -> list[Outcome]:
+        """Start them, in the caller's transaction if there is one; by COPY while they are checked where nothing else is asked."""
+        chunks = self.chunks(starts.CHUNK)
+        if connection is None and len(self._requests) >= starts.COPY_FROM and self.plain:
+            return await starts.stream(database, chunks)
+        checked = [start for chunk in chunks for start in chunk]
+        if connection is None:
+            return await starts.start(database, checked)
+        return await starts.start_in(database, connection, checked, [hint(*place) for place in self.hints])
 
     @property
     def hints(self) -> dict[tuple[int, str, int], Start]:

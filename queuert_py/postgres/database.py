@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from queuert_py.decisions import health as states
 from queuert_py.decisions.faults import Fault, classify, pause, retries
 from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
-from queuert_py.postgres.store import BEGIN, COMMIT, Call, Store, together
+from queuert_py.postgres.store import Call, Store, together
 
 logger = logging.getLogger("queuert_py.postgres")
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _DEFAULTS = {
 # Pins the plans of the engine's own connections: every batch goes through indexes, whatever the statistics say about a new table.
 _PLANS = (
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off; "
-    "set plan_cache_mode = force_generic_plan"
+    "set plan_cache_mode = force_generic_plan; set default_transaction_isolation = 'read committed'"
 )
 
 
@@ -387,12 +387,15 @@ class Link:
         return await self.use(call.on)
 
     async def transact(self, *calls: Call[Any]) -> list[list[Any]]:
-        """Several statements in one transaction and one round trip; their answers."""
+        """Several statements in one transaction and one round trip; their answers.
+
+        What a pipeline sends up to its sync is one implicit transaction (PostgreSQL, "Pipelining"): no BEGIN, no COMMIT.
+        """
 
         async def work(connection: AsyncConnection[Any]) -> list[list[Any]]:
-            return await together(connection, BEGIN, *calls, COMMIT)
+            return await together(connection, *calls)
 
-        return (await self.use(work))[1:-1]
+        return await self.use(work)
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,7 +34,6 @@ _COPIED = (
     "max_attempts",
     "input",
 )
-_COPYABLE = {"lane", "sequence_id", "type", "queue", "priority", "root_id", "origin_id", "correlation_id", "max_attempts"}
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ Outcome = tuple[str, bool]
 """The id that answers a start, and whether it was there before."""
 
 
-async def start(database: Database, starts: Sequence[Start]) -> list[Outcome]:
+async def start(database: Database, starts: Sequence[Start], *, repeat: bool = False) -> list[Outcome]:
     """Start them in a transaction of the engine's own, tried again when the answer was lost: ids are known, so a repeat is no second."""
     tried = 0
     while True:
@@ -65,7 +64,7 @@ async def start(database: Database, starts: Sequence[Start]) -> list[Outcome]:
         try:
             async with database.connection() as connection:
                 with deadline(connection, 10.0 + len(starts) / 1000):
-                    return await _start(database, connection, starts, repeat=tried > 0)
+                    return await _start(database, connection, starts, repeat=repeat or tried > 0)
         except (psycopg.Error, OSError) as error:
             fault = fault_of(error, connection)
             tried += 1
@@ -74,6 +73,29 @@ async def start(database: Database, starts: Sequence[Start]) -> list[Outcome]:
             if tried > retries(fault):
                 raise unreachable(error, database.conninfo) from error
             await asyncio.sleep(pause(fault, tried, random.random()))
+
+
+async def stream(database: Database, chunks: Iterator[list[Start]]) -> list[Outcome]:
+    """Copy plain starts straight in while they are still being checked; one that is refused ends the COPY, and nothing is written.
+
+    If the connection fails, all are started by `start`, as what may be a repeat.
+    """
+    starts: list[Start] = []
+    connection: AsyncConnection[Any] | None = None
+    try:
+        async with database.connection() as connection:
+            table, columns = sql.Identifier(database.schema, "live_job"), sql.SQL(", ").join(map(sql.Identifier, _COPIED))
+            async with connection.cursor() as cursor, cursor.copy(sql.SQL("copy {} ({}) from stdin").format(table, columns)) as copy:
+                for chunk in chunks:
+                    starts += chunk
+                    await copy.write("".join(map(_line, chunk)))
+    except (psycopg.Error, OSError) as error:
+        if fault_of(error, connection) in (None, Fault.BROKEN):
+            raise
+        for chunk in chunks:
+            starts += chunk
+        return await start(database, starts, repeat=True)
+    return [(each.id, False) for each in starts]
 
 
 async def start_in(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], hints: Sequence[str]) -> list[Outcome]:
@@ -91,13 +113,9 @@ async def start_in(database: Database, connection: AsyncConnection[Any], starts:
 
 async def _start(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], *, repeat: bool) -> list[Outcome]:
     plain = not any(each.own_id or each.key for each in starts)
-    if plain and not repeat:
-        if len(starts) >= COPY_FROM and all(each.fields.keys() <= _COPYABLE for each in starts):
-            await _copy(database, connection, starts)
-            return [(each.id, False) for each in starts]
-        if len(starts) <= CHUNK:
-            await database.store.insert_sequences(each.row for each in starts).on(connection)
-            return [(each.id, False) for each in starts]
+    if plain and not repeat and len(starts) <= CHUNK:
+        await database.store.insert_sequences(each.row for each in starts).on(connection)
+        return [(each.id, False) for each in starts]
     if len(starts) == 1 and not repeat and not starts[0].own_id:
         return await _careful(database, connection, starts, repeat=False)
     async with connection.transaction():
@@ -134,14 +152,6 @@ async def _careful(database: Database, connection: AsyncConnection[Any], starts:
             found = (await store.insert_or_join(each.row).on(connection))[0][0]
             outcomes.append((found, found != each.id))
     return outcomes
-
-
-async def _copy(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start]) -> None:
-    """Straight in: five times the rate of an insert."""
-    table, columns = sql.Identifier(database.schema, "live_job"), sql.SQL(", ").join(map(sql.Identifier, _COPIED))
-    async with connection.cursor() as cursor, cursor.copy(sql.SQL("copy {} ({}) from stdin").format(table, columns)) as copy:
-        for first in range(0, len(starts), CHUNK):
-            await copy.write("".join(map(_line, starts[first : first + CHUNK])))
 
 
 def _line(each: Start) -> str:

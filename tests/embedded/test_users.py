@@ -27,8 +27,13 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be ano
 
 
 def permissions(*tops: Path) -> dict[str, tuple[int, int, int]]:
-    found = [path for top in tops for path in (top, *top.parents, *top.rglob("*"))]
-    return {str(path): (state.st_mode, state.st_uid, state.st_gid) for path in found for state in [path.lstat()]}
+    """Of everything below, but what comes and goes with the servers of tests that run beside this one."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for path in (path for top in tops for path in (top, *top.parents, *top.rglob("*")) if not path.name.startswith("queuert-")):
+        with contextlib.suppress(FileNotFoundError):
+            state = path.lstat()
+            found[str(path)] = (state.st_mode, state.st_uid, state.st_gid)
+    return found
 
 
 @pytest.fixture

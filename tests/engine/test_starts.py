@@ -101,9 +101,10 @@ async def test_a_wrong_option_is_named_and_writes_nothing(engine: Engine, notes:
     assert await rows(engine) == 0
 
 
-async def test_one_wrong_request_of_a_batch_stops_all_and_is_numbered(engine: Engine, notes: JobType[Note, Done]) -> None:
-    with pytest.raises(InvalidInputError, match=r"request 2"):
-        await engine.start_sequences([notes(Note()), notes(Note()), notes(Note(number=math.inf))])
+@pytest.mark.parametrize("before", [2, 1999])
+async def test_one_wrong_request_of_a_batch_stops_all_and_is_numbered(engine: Engine, notes: JobType[Note, Done], before: int) -> None:
+    with pytest.raises(InvalidInputError, match=f"request {before}"):
+        await engine.start_sequences([notes(Note()) for _ in range(before)] + [notes(Note(number=math.inf))])
     assert await rows(engine) == 0
 
 
