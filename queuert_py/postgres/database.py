@@ -25,8 +25,8 @@ from queuert_py.postgres.store import Call, Store, together
 logger = logging.getLogger("queuert_py.postgres")
 T = TypeVar("T")
 Row = TypeVar("Row")
-DEADLINE = 10.0
-"""Seconds that a statement of the engine's own may take before its socket is shut down."""
+DEADLINE, LINK_DEADLINE = 10.0, 5.0
+"""Seconds that a statement of the engine's own may take, on the pool and on its own connections, before its socket is shut down."""
 
 _DEFAULTS = {
     "connect_timeout": "5",
@@ -212,8 +212,8 @@ class Database:
     # --- connections
 
     async def connect(self, purpose: str) -> AsyncConnection[Any]:
-        """A new connection of the engine's own: autocommit, plans pinned."""
-        connection = await AsyncConnection.connect(self.conninfo, autocommit=True)
+        """A new connection of the engine's own: autocommit, plans pinned, its purpose in application_name."""
+        connection = await AsyncConnection.connect(self._named(purpose), autocommit=True)
         try:
             await connection.execute(_PLANS.encode(), prepare=False)
         except BaseException:
@@ -223,9 +223,13 @@ class Database:
 
     def connect_sync(self, purpose: str) -> Connection[Any]:
         """As `connect`, for a thread."""
-        connection = Connection.connect(self.conninfo, autocommit=True)
+        connection = Connection.connect(self._named(purpose), autocommit=True)
         connection.execute(_PLANS.encode(), prepare=False)
         return connection
+
+    def _named(self, purpose: str) -> str:
+        name = conninfo_to_dict(self.conninfo).get("application_name") or "queuert"
+        return make_conninfo(self.conninfo, application_name=f"{name}:{purpose}")
 
     async def open(self) -> None:
         """Open the pool and start watching the health. DatabaseUnavailableError when the server cannot be reached now."""
@@ -372,7 +376,7 @@ class Link:
     async def _use(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
         connection = await self.connection()
         try:
-            with deadline(connection):
+            with deadline(connection, LINK_DEADLINE):
                 return await work(connection)
         except BaseException as error:
             fault = fault_of(error, connection) if isinstance(error, Exception) else Fault.LOST
