@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from pydantic import BaseModel
 
 from queuert_py import Continuation, Engine, Job, JobTypes, continue_with
@@ -56,7 +57,7 @@ async def describe(dsn: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def fresh(dsn: str) -> AsyncIterator[Engine]:
+async def fresh(dsn: str) -> AsyncGenerator[Engine]:
     """An engine on an empty schema."""
     await execute(dsn, f"drop schema if exists {SCHEMA} cascade")
     async with Engine(dsn, jobs, schema=SCHEMA) as engine:
@@ -137,7 +138,7 @@ async def procrastinate_drain(dsn: str, count: int) -> float:
     import procrastinate
 
     await execute(dsn, "drop schema if exists procrastinate_bench cascade", "create schema procrastinate_bench")
-    conninfo = psycopg.conninfo.make_conninfo(dsn, options="-c search_path=procrastinate_bench")
+    conninfo = make_conninfo(dsn, options="-c search_path=procrastinate_bench")
     app: Any = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=conninfo, max_size=20))
 
     @app.task(name="noop")  # type: ignore[untyped-decorator]

@@ -158,7 +158,7 @@ class Engine(JobTypes[Tx]):
             self._database = database
             self._listener = Listener(database)
             self._notifier = Notifier(database)
-            self._waiters = Waiters(database, lambda: self._listener)
+            self._waiters = Waiters(database, lambda: self._listener, lambda: bool(self._workers))
 
     async def _check_schema(self, database: postgres.Database, migrate: bool | None) -> None:
         async with database.connection() as connection:

@@ -56,12 +56,15 @@ class Batch:
         if rest:
             yield self.starts[-rest:]
 
+    def check(self) -> list[Start]:
+        """Check and dump them all: the distinct starts."""
+        return [start for chunk in self.chunks(starts.CHUNK) for start in chunk]
+
     async def write(self, database: Database, connection: AsyncConnection[Any] | None) -> list[Outcome]:
         """Start them, in the caller's transaction if there is one; by COPY while they are checked where nothing else is asked."""
-        chunks = self.chunks(starts.CHUNK)
         if connection is None and len(self._requests) >= starts.COPY_FROM and self.plain:
-            return await starts.stream(database, chunks)
-        checked = [start for chunk in chunks for start in chunk]
+            return await starts.stream(database, self.chunks(starts.CHUNK))
+        checked = self.check()
         if connection is None:
             return await starts.start(database, checked)
         return await starts.start_in(database, connection, checked, [hint(*place) for place in self.hints])

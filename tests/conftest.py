@@ -32,10 +32,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     if os.environ.get("QUEUERT_TEST_DSN"):
         yield os.environ["QUEUERT_TEST_DSN"]
     elif image.startswith("docker:"):
-        from testcontainers.postgres import PostgresContainer
-
-        with PostgresContainer(f"postgres:{image.removeprefix('docker:')}", driver=None) as container:
-            yield container.get_connection_url()
+        containers: Any = pytest.importorskip("testcontainers.postgres", reason="needs the extra docker")
+        with containers.PostgresContainer(f"postgres:{image.removeprefix('docker:')}", driver=None) as container:
+            yield str(container.get_connection_url())
     else:
         from queuert_py.embedded import open_server
 

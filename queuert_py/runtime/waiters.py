@@ -20,6 +20,8 @@ from queuert_py.postgres.listener import Listener
 
 logger = logging.getLogger("queuert_py.waiters")
 AGAIN, AGAIN_MOST = 0.001, 0.1
+SOON = 0.02
+"""Seconds in which a sequence may end in this process before it is marked as watched for the others."""
 POLL = 5.0
 DEAF_POLL = 1.0
 BATCH = 1000
@@ -39,11 +41,13 @@ class Ended:
 
 class Waiters:
     """Futures by sequence id. Subscribe, check, wait: marked as watched first, looked at in a second statement, told by hints, and
-    polled for what hints may have lost."""
+    polled for what hints may have lost. A worker in this process delivers what it ends itself: while there is one (`local`), a sequence
+    is looked at first and marked only when it has not ended soon."""
 
-    def __init__(self, database: Database, listener: Callable[[], Listener]) -> None:
+    def __init__(self, database: Database, listener: Callable[[], Listener], local: Callable[[], bool]) -> None:
         self._database = database
         self._listener = listener
+        self._local = local
         self._waiting: dict[str, list[asyncio.Future[Ended]]] = {}
         self._look_at: dict[str, bool] = {}
         self._wake = asyncio.Event()
@@ -59,7 +63,7 @@ class Waiters:
             self._task = asyncio.create_task(self._run(), name="queuert waiters")
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(sequence_id, []).append(future)
-        self._look_at[sequence_id] = False
+        self._look_at[sequence_id] = self._local()
         self._wake.set()
         try:
             return await future
@@ -70,8 +74,17 @@ class Waiters:
             if not left:
                 self._waiting.pop(sequence_id, None)
 
+    def awaits(self, sequence_id: str) -> bool:
+        return sequence_id in self._waiting
+
+    def deliver(self, sequence_id: str, ended: Ended) -> None:
+        """A worker of this process has committed an ending."""
+        for future in self._waiting.get(sequence_id, ()):
+            if not future.done():
+                future.set_result(ended)
+
     def ended(self, ids: Iterable[str]) -> None:
-        """Told by a worker, here or by a hint: these have ended. They are looked at without being marked first."""
+        """Told by a hint: these have ended. They are looked at without being marked first."""
         for id in ids:
             if id in self._waiting:
                 self._look_at.setdefault(id, True)
@@ -116,7 +129,6 @@ class Waiters:
             await self._look(ids, mark=mark)
         except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
             logger.debug("waiters look again: %s", error)
-            self._unsure += 1
             self._later(ids)
 
     async def _look(self, ids: list[str], *, mark: bool) -> None:
@@ -127,21 +139,19 @@ class Waiters:
         unsure: list[str] = []
         for id, watched, *ended in await self._database.run(self._database.store.read_results(parts)):
             if ended[0] is not None or watched is None:
-                for future in self._waiting.get(id, []):
-                    if not future.done():
-                        future.set_result(Ended(*ended))
+                self.deliver(id, Ended(*ended))
             elif not watched:
                 unsure.append(id)
-        self._unsure = self._unsure + 1 if unsure else 0
+        self._unsure = self._unsure + 1 if unsure and mark else 0
         if unsure:
-            self._later(unsure)
+            self._later(unsure, AGAIN * 2 ** min(self._unsure, 7) if mark else SOON)
 
-    def _later(self, ids: Iterable[str]) -> None:
-        """Neither marked nor finished (its row is locked), or not looked at: again shortly."""
+    def _later(self, ids: Iterable[str], seconds: float = AGAIN_MOST) -> None:
+        """Neither marked nor finished (its row is locked), or not looked at: again shortly, to be marked."""
         again = dict.fromkeys(ids, False)
 
         def look() -> None:
             self._look_at.update(again)
             self._wake.set()
 
-        asyncio.get_running_loop().call_later(min(AGAIN_MOST, AGAIN * 2 ** min(self._unsure, 10)), look)
+        asyncio.get_running_loop().call_later(seconds, look)

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from pydantic_core import from_json
 
 from queuert_py import __version__, payload
 from queuert_py.decisions import health, judge, leases
@@ -31,6 +32,7 @@ from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.reaper import Reaper
 from queuert_py.runtime.services import Opens, Services
 from queuert_py.runtime.settings import Settings
+from queuert_py.runtime.waiters import Ended
 from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
@@ -298,8 +300,17 @@ class Worker:
                 self.unblocked(answers[1])
             self.ended(attempt, verdict, watched)
 
-    def finished(self, attempt: Attempt) -> None:
+    def finished(self, attempt: Attempt, ending: Ending) -> None:
         self._release(attempt)
+        self._deliver(attempt, ending)
+
+    def _deliver(self, attempt: Attempt, ending: Ending) -> None:
+        """To whoever waits in this process."""
+        id, waiters = attempt.row.sequence_id, self._engine.waiters
+        if waiters.awaits(id):
+            error = None if ending.error is None else from_json(ending.error)
+            output = None if ending.output_type is None else ending.output
+            waiters.deliver(id, Ended(ending.outcome, ending.reason, output, ending.output_type, error, attempt.row.type))
 
     def ended(self, attempt: Attempt, ending: Ending, watched: bool) -> None:
         self._release(attempt)
@@ -307,8 +318,9 @@ class Worker:
             logger.warning(
                 "job %s (%s) failed for good, attempt %d: %s", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, ending.reason
             )
+        self._deliver(attempt, ending)
         if watched:
-            self._tell([attempt.row.sequence_id])
+            self._engine.notifier.send([f"d:{attempt.row.sequence_id}"])
 
     def advanced(self, attempt: Attempt, step: Step, answer: tuple[Any, ...] | None) -> None:
         if answer is None:  # written, but the answer was lost: if the next job was born leased to us, let it go

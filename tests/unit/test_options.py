@@ -50,7 +50,7 @@ def closed() -> Engine:
 
 
 def prepared(engine: Engine, request: Request[Any], lanes: int = 1) -> Start:
-    return Batch([request], lanes=lanes, limit=engine.max_payload, origin=None, get=engine.get).starts[0]
+    return Batch([request], lanes=lanes, limit=engine.max_payload, origin=None, get=engine.get).check()[0]
 
 
 def requested(options: dict[str, Any]) -> Request[Any]:
@@ -191,13 +191,13 @@ def test_the_size_limit_is_the_engines() -> None:
 def test_a_batch_names_the_request_that_is_wrong(closed: Engine) -> None:
     requests = [write(Note()), write(Note()), write(Note(text="\x00"))]
     with pytest.raises(InvalidInputError, match=r"input\.text.*\(request 2\)"):
-        Batch(requests, lanes=1, limit=1000, origin=None, get=closed.get)
+        Batch(requests, lanes=1, limit=1000, origin=None, get=closed.get).check()
 
 
 def test_inside_a_batch_the_first_of_a_key_wins(closed: Engine) -> None:
     requests = [write(Note(text=text), key=key) for text, key in (("a", "k"), ("b", "other"), ("c", "k"))]
     batch = Batch(requests, lanes=1, limit=1000, origin=None, get=closed.get)
-    assert [start.key for start in batch.starts] == ["k", "other"]
+    assert [start.key for start in batch.check()] == ["k", "other"]
     handles = batch.handles([(start.id, False) for start in batch.starts], closed)
     assert [str(handle.id) for handle in handles] == [batch.starts[0].id, batch.starts[1].id, batch.starts[0].id]
     assert [handle.deduplicated for handle in handles] == [False, False, True]
