@@ -154,7 +154,7 @@ def test_a_killed_keepers_server_is_taken_over_and_stopped_in_the_end(project: P
             first.end()
             assert ask(second.dsn, "select 1") == 1
         until_gone(server)
-        assert not sockets(first.dsn).exists()
+        until(lambda: not sockets(first.dsn).exists(), "its socket folder to be removed")
 
 
 def test_a_server_taken_over_that_dies_is_noticed(project: Path) -> None:
