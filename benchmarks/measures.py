@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -135,13 +136,12 @@ async def idle_chain(dsn: str, count: int, steps: int) -> list[float]:
 
 async def procrastinate_drain(dsn: str, count: int) -> float:
     """Jobs a second of procrastinate's worker, concurrency 100, on the same server."""
-    import procrastinate
-
+    procrastinate: Any = importlib.import_module("procrastinate")  # the extra `bench`
     await execute(dsn, "drop schema if exists procrastinate_bench cascade", "create schema procrastinate_bench")
     conninfo = make_conninfo(dsn, options="-c search_path=procrastinate_bench")
     app: Any = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=conninfo, max_size=20))
 
-    @app.task(name="noop")  # type: ignore[untyped-decorator]
+    @app.task(name="noop")
     async def task(n: int) -> int:
         return n
 
