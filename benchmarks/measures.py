@@ -141,10 +141,10 @@ async def procrastinate_drain(dsn: str, count: int) -> float:
     conninfo = make_conninfo(dsn, options="-c search_path=procrastinate_bench")
     app: Any = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=conninfo, max_size=20))
 
-    @app.task(name="noop")
     async def task(n: int) -> int:
         return n
 
+    app.task(name="noop")(task)
     async with app.open_async():
         await app.schema_manager.apply_schema_async()
         for first in range(0, count, 1000):
