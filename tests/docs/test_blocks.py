@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_the_blocks_of_a_page_run(page: str, dsn: str, tmp_path: Path) -> None:
         elif found := NAME.match(text):
             with (tmp_path / found[1]).open("a") as file:
                 file.write(text.replace("Engine.embedded()", "Engine()"))
-            script.append(f"{sys.executable} {found[1]}")
+            script.append(f"{shlex.quote(sys.executable)} {found[1]}")
         else:
             raise AssertionError(f"{page}: a python block begins with the name of its file, `# app.py`:\n{text}")
     done = subprocess.run(["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
