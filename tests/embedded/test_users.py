@@ -123,25 +123,31 @@ def test_the_binaries_are_copied_once(root: Path, home: Path) -> None:
             assert len([*(root / "templates").iterdir()]) == 1
 
 
+SURROUNDINGS = {
+    "PATH": "/usr/bin:/bin",
+    "PYTHONPATH": f"{REPOSITORY}:{sysconfig.get_path('purelib')}",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
 def interpreter() -> str:
-    """A Python that `nobody` may run, of this version."""
-    show = "import sys; print(sys.version_info[:2])"
+    """A Python that `nobody` may run, of this version, and that finds the package."""
+    show = "import sys, queuert_py; print(sys.version_info[:2])"
     for program in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             said = subprocess.check_output(
-                [program, "-c", show], user=NOBODY.pw_uid, group=NOBODY.pw_gid, extra_groups=[], text=True, cwd="/"
-            )
+                [program, "-c", show], user=NOBODY.pw_uid, group=NOBODY.pw_gid, extra_groups=[], text=True, cwd="/",
+                env=SURROUNDINGS, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
             if said.strip() == str(sys.version_info[:2]):
                 return program
-    pytest.skip("no interpreter of this version that `nobody` may run")
+    pytest.skip("`nobody` may run no interpreter of this version, or not read this checkout: clone it outside of a private home")
 
 
 def as_user(uid: int, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    packages = f"{REPOSITORY}:{sysconfig.get_path('purelib')}"
-    surroundings = {"PATH": "/usr/bin:/bin", "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1", **variables}
     return subprocess.run(
         [interpreter(), "-c", script, *arguments], user=uid, group=NOBODY.pw_gid, extra_groups=[], cwd="/",
-        env=surroundings, capture_output=True, text=True, check=False,
+        env={**SURROUNDINGS, **variables}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
