@@ -1,4 +1,4 @@
-"""`python -m tests.faults.figures [kills N] [outages N] [memory N]`: what the scenarios measure, each on a server of its own."""
+"""`python -m tests.faults.figures kills N | absent N | outages N | memory N`: what a scenario measures, on a server of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ async def main(what: str, times: int) -> None:
             match what:
                 case "kills":
                     print(await scenarios.kills(server.dsn, Path(folder), times=times))
-                    print(await scenarios.kills(server.dsn, Path(folder), times=1, lease=3.0, presence=False))
+                case "absent":
+                    print(await scenarios.kills(server.dsn, Path(folder), times=times, lease=3.0, presence=False))
                 case "outages":
                     print(await scenarios.outages(server, Path(folder), count=2000, times=times))
                 case "memory":

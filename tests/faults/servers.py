@@ -27,7 +27,7 @@ from tests.faults.kit import Facts
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",
-    "max_connections": "60",
+    "max_connections": "200",
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "log_min_messages": "warning",

@@ -62,7 +62,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "hold_presence": ("class int, presence int", "pg_try_advisory_lock bool"),
     "find_absent": ("class int", "id text, pg_try_advisory_xact_lock_shared bool"),
     "remove_workers": ("ids text[], lanes smallint[]", ""),
-    "postmaster_age": ("", "extract float8"),
+    "postmaster_age": ("", "case float8"),
     "list_attempts": (
         "lane smallint, sequence_id uuid",
         ("attempt int4, outcome text, error jsonb, started_at timestamptz, finished_at timestamptz, worker text, position int4, type text"),
