@@ -40,3 +40,19 @@ async def test_a_sequence_continues_until_a_job_returns(engine: Engine) -> None:
         sequence = await engine.start_sequence("halve", {"n": 40}, output=Odd)
         assert await sequence.result(timeout=10) == Odd(n=5)
     assert [job.status for job in await engine.list_jobs(sequence.id)] == ["continued"] * 3 + ["completed"]
+
+
+async def test_every_attempt_of_a_job_has_the_same_idempotency_key(engine: Engine) -> None:
+    keys: list[str] = []
+
+    @engine.job_type(backoff=0)
+    async def charge(job: Job[Number]) -> Number:
+        keys.append(job.idempotency_key)
+        if job.attempt < 3:
+            raise ConnectionError("the bank does not answer")
+        return job.input
+
+    async with engine.worker():
+        sequence = await engine.start_sequence(charge, Number(n=1))
+        await sequence.result(timeout=10)
+    assert keys == [str(sequence.id)] * 3
