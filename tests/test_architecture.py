@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"__init__", "cli", "testing", "dashboard", "integrations"},
 ]
-EXEMPT = {("engine", "embedded")}
+EXEMPT = {("engine.core", "embedded")}
 """Engine.embedded() opens a server; `embedded` itself knows nothing of engines."""
 NAMES_PSYCOPG = {"job", "engine", "starting", "results", "runtime"}
 """Outside postgres/ these may name psycopg's types and errors; the statements are all in postgres/."""

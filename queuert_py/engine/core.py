@@ -1,0 +1,217 @@
+"""What the parts of the facade share: the database, opening and closing, and what workers ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Self
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from queuert_py import options
+from queuert_py.embedded import Server, open_server
+from queuert_py.errors import ConfigurationError, SchemaError, UsageError
+from queuert_py.ids import uuid7
+from queuert_py.job import Database, Tx
+from queuert_py.job_types import JobTypes
+from queuert_py.postgres import database as postgres
+from queuert_py.postgres import migrate as migrations
+from queuert_py.postgres.listener import Listener, Notifier
+from queuert_py.runtime.waiters import Waiters
+from queuert_py.runtime.worker import Worker
+from queuert_py.sequence import Collected
+from queuert_py.values import Continuation, ContinueOptions, LiveJob, Step
+
+DSN_VARIABLE = "QUEUERT_DSN"
+
+
+class Core(JobTypes[Tx]):
+    """An engine without its verbs. See Engine."""
+
+    def __init__(self, db: Any, registries: tuple[Any, ...], *, schema: str, pool_size: int, max_payload: int) -> None:
+        super().__init__()
+        for registry in registries:
+            self.mount(registry)
+        self.max_payload = max_payload
+        self._wrapper: Database[Any] | None = None
+        self._source: str | AsyncConnectionPool[Any] | None = None
+        self._embedded: tuple[Path | None, bool] | None = None
+        if db is None:
+            db = os.environ.get(DSN_VARIABLE)
+        if isinstance(db, (str, AsyncConnectionPool)):
+            self._source = db
+        elif hasattr(db, "transaction") and hasattr(db, "conninfo"):
+            self._wrapper, self._source = db, db.conninfo
+        elif not isinstance(db, EmbeddedDatabase):
+            raise ConfigurationError(
+                f"Engine() needs a database: a DSN as its argument or in {DSN_VARIABLE}, a psycopg AsyncConnectionPool, "
+                f"or Engine.embedded() for a PostgreSQL of its own{'' if db is None else f' (not {type(db).__name__})'}."
+            )
+        else:
+            self._embedded = (db.path, db.ephemeral)
+        self._schema = schema
+        self._pool_size = pool_size
+        self._server: Server | None = None
+        self._database: postgres.Database | None = None
+        self._opening: asyncio.Lock | None = None
+        self._workers: list[Worker] = []
+
+    # --- opening and closing
+
+    async def open(self, *, migrate: bool | None = None) -> None:
+        """Connect, and check the schema. An empty one is made (embedded: also brought up to date).
+
+        migrate: True applies what is missing, False never does. DatabaseUnavailableError, SchemaError (with the command that repairs
+        it), EmbeddedError; NameError when a handler's annotations cannot be resolved.
+        """
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._database is not None:
+                return
+            self.validate()
+            if self._embedded is not None and self._server is None:
+                path, ephemeral = self._embedded
+                self._server = await asyncio.to_thread(open_server, path, ephemeral=ephemeral)
+                self._source = self._server.dsn
+            assert self._source is not None  # noqa: S101
+            database = postgres.Database(self._source, schema=self._schema, pool_size=self._pool_size)
+            try:
+                await database.open()
+                await self._check_schema(database, migrate)
+            except BaseException:
+                await database.close()
+                raise
+            self._database = database
+            self._listener = Listener(database)
+            self._notifier = Notifier(database)
+            self._waiters = Waiters(database, lambda: self._listener, lambda: bool(self._workers))
+
+    async def _check_schema(self, database: postgres.Database, migrate: bool | None) -> None:
+        async with database.connection() as connection:
+            done = await migrations.applied(connection, self._schema)
+            missing = migrations.pending(done, self._schema)
+            if missing and (migrate or (migrate is None and (not done or self._embedded is not None))):
+                await migrations.migrate(connection, self._schema)
+            elif missing:
+                names = ", ".join(each.name for each in missing)
+                raise SchemaError(f"schema {self._schema!r} lacks {names}: run `queuert migrate`.")
+            database.store.lanes = await migrations.lanes_of(connection, self._schema)
+
+    async def migrate(self, *, lanes: int = 1) -> list[str]:
+        """Make the schema, or bring it up to date; the names of what was applied. lanes: fixed by the first call (1 to 256)."""
+        if self._database is None and self._embedded is None and self._source is not None:
+            database = postgres.Database(self._source, schema=self._schema, pool_size=1)
+            try:
+                await database.open()
+                async with database.connection() as connection:
+                    return await migrations.migrate(connection, self._schema, lanes=lanes)
+            finally:
+                await database.close()
+        await self.open(migrate=True)
+        return []
+
+    async def close(self) -> None:
+        """Stop this engine's workers, then give up every connection. It may be opened again."""
+        for worker in list(self._workers):
+            await worker.stop()
+        if self._database is not None:
+            await self._waiters.stop()
+            await self._notifier.stop()
+            await self._listener.stop()
+            database, self._database = self._database, None
+            await database.close()
+        if self._server is not None:
+            server, self._server = self._server, None
+            await asyncio.to_thread(server.close)
+        self._opening = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def validate(self) -> None:
+        """Check that every declaration can be read: annotations resolve, models are models. Called by `open` and by workers."""
+        for job_type in self:
+            _ = job_type.contract
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._schema!r}, {len(self.names())} job types, {'open' if self._database else 'not open'}>"
+
+    @property
+    def health(self) -> postgres.Health:
+        """The health monitor: `report`, `check()`, `on_change(callback)`."""
+        if self._database is None:
+            raise ConfigurationError("the engine is not open: use `async with engine`.")
+        return self._database.health
+
+    # --- what workers ask for
+
+    @property
+    def database(self) -> postgres.Database:
+        assert self._database is not None  # noqa: S101 - workers exist on open engines only
+        return self._database
+
+    @property
+    def listener(self) -> Listener:
+        return self._listener
+
+    @property
+    def notifier(self) -> Notifier:
+        return self._notifier
+
+    @property
+    def waiters(self) -> Waiters:
+        return self._waiters
+
+    def job_types(self) -> JobTypes[Any]:
+        return self
+
+    def wrap(self, connection: AsyncConnection[Any]) -> AbstractAsyncContextManager[Any] | None:
+        return None if self._wrapper is None else self._wrapper.transaction(connection)
+
+    def joined(self, worker: Worker) -> None:
+        self._workers.append(worker)
+
+    def left(self, worker: Worker) -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    def step_for(self, continuation: Continuation[Any], row: LiveJob) -> Step:
+        """Check a continuation and dump it. Raises what is the handler's fault."""
+        known = self.get(continuation.job_type.name)
+        blockers = Collected()
+        text = known.dump_input(continuation.input, self.max_payload, blockers)
+        if blockers.ids:
+            raise UsageError(f"{known.name!r}: inputs with Blocker fields cannot be continued with yet.")
+        options.known(continuation.options, ContinueOptions.__annotations__)
+        delay, at = options.when(continuation.options)
+        return Step(
+            job_id=uuid7(),
+            type=known.name,
+            queue=known.options.get("queue"),
+            input=text,
+            delay=delay,
+            at=at,
+            priority=options.priority(continuation.options["priority"]) if "priority" in continuation.options else None,
+            max_attempts=None,
+            timeout=options.span(known.options.get("timeout"), "timeout"),
+        )
+
+    async def _db(self) -> postgres.Database:
+        if self._database is None:
+            await self.open()
+        return self.database
+
+
+class EmbeddedDatabase:
+    """Asks for a PostgreSQL of the engine's own."""
+
+    def __init__(self, path: Path | None, ephemeral: bool) -> None:
+        self.path, self.ephemeral = path, ephemeral

@@ -1,0 +1,153 @@
+"""Starting sequences, their handles and their results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
+from uuid import UUID
+
+from pydantic import BaseModel
+from typing_extensions import TypeVar, Unpack
+
+from queuert_py.decisions.backoff import seconds
+from queuert_py.engine.looks import Looks
+from queuert_py.errors import ResultTimeoutError, UsageError
+from queuert_py.job import In, Tx, current
+from queuert_py.job_types import InternalJobType, JobType, Out
+from queuert_py.postgres.listener import hint
+from queuert_py.results import error_of, output_of
+from queuert_py.sequence import JobSequence
+from queuert_py.starting import Batch, connection_of
+from queuert_py.values import Duration, Request, StartOptions
+
+A = TypeVar("A", bound=BaseModel | None)
+B = TypeVar("B", bound=BaseModel | None)
+C = TypeVar("C", bound=BaseModel | None)
+D = TypeVar("D", bound=BaseModel | None)
+E = TypeVar("E", bound=BaseModel | None)
+
+
+class Starts(Looks[Tx]):
+    """The verbs that start sequences and wait for them."""
+
+    @overload
+    async def start_sequence(
+        self, job_type: JobType[In, Out], /, input: In, *, tx: Tx | None = None, **how: Unpack[StartOptions]
+    ) -> JobSequence[Out]: ...
+    @overload
+    async def start_sequence(
+        self,
+        job_type: str,
+        /,
+        input: BaseModel | Mapping[str, object],
+        *,
+        output: type[Out],
+        tx: Tx | None = None,
+        **how: Unpack[StartOptions],
+    ) -> JobSequence[Out]: ...
+    @overload
+    async def start_sequence(
+        self, job_type: str, /, input: BaseModel | Mapping[str, object], *, tx: Tx | None = None, **how: Unpack[StartOptions]
+    ) -> JobSequence[Any]: ...
+    async def start_sequence(self, job_type: Any, /, input: Any, *, output: Any = None, tx: Any = None, **how: Unpack[StartOptions]) -> Any:
+        """Start a sequence; returns its handle as soon as it is committed.
+
+        job_type: a JobType, or its name (then `output=Model` types the result). input: its model; a mapping is validated, by name only.
+        how: StartOptions. tx: the caller's transaction (of the engine's kind): the sequence exists if and only if that commits.
+        Raises, before anything is written: InvalidInputError (names the field), UnknownJobTypeError, NotStartableError, UsageError;
+        DuplicateIdError; DatabaseUnavailableError.
+        """
+        found = self.get(job_type) if isinstance(job_type, str) else job_type
+        handles = await self._start([Request(found, input, how)], tx)
+        return handles[0]
+
+    @overload
+    async def start_sequences(  # type: ignore[overload-overlap]
+        self, requests: tuple[Request[A], Request[B]], /, *, tx: Tx | None = None
+    ) -> tuple[JobSequence[A], JobSequence[B]]: ...
+    @overload
+    async def start_sequences(  # type: ignore[overload-overlap]
+        self, requests: tuple[Request[A], Request[B], Request[C]], /, *, tx: Tx | None = None
+    ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C]]: ...
+    @overload
+    async def start_sequences(  # type: ignore[overload-overlap]
+        self, requests: tuple[Request[A], Request[B], Request[C], Request[D]], /, *, tx: Tx | None = None
+    ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C], JobSequence[D]]: ...
+    @overload
+    async def start_sequences(  # type: ignore[overload-overlap]
+        self, requests: tuple[Request[A], Request[B], Request[C], Request[D], Request[E]], /, *, tx: Tx | None = None
+    ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C], JobSequence[D], JobSequence[E]]: ...
+    @overload
+    async def start_sequences(self, requests: Iterable[Request[Out]], /, *, tx: Tx | None = None) -> list[JobSequence[Out]]: ...
+    async def start_sequences(self, requests: Any, /, *, tx: Any = None) -> Any:
+        """Start any number of sequences at once, all or none; handles in the order of the requests ([] for []). By COPY where it can.
+
+        Inside the batch, too, the first of a key wins. Annotate mixed lists (`list[Request[A | B]]`) or pass a tuple of two to five.
+        Raises as `start_sequence`, with the number of the request.
+        """
+        handles = await self._start(list(requests), tx)
+        return tuple(handles) if isinstance(requests, tuple) else handles
+
+    async def _start(self, requests: Sequence[Request[Any]], tx: Any) -> list[JobSequence[Any]]:
+        running = current.get()
+        if running is not None and running.in_phase and tx is None:
+            raise UsageError("a start inside a phase must be part of its transaction: pass tx=tx.")
+        own = running.connection_of(tx) if running is not None and tx is not None else None
+        connection = own or connection_of(tx)
+        if not requests:
+            return []
+        database = await self._db()
+        origin = None if running is None else running.row
+        batch = Batch(requests, lanes=database.store.lanes, limit=self.max_payload, origin=origin, get=self.get)
+        outcomes = await batch.write(database, connection)
+        if connection is None:
+            self._wake(batch)
+        return batch.handles(outcomes, self)
+
+    def _wake(self, batch: Batch) -> None:
+        """Work has come: the workers of this engine know at once, the others by a hint (unless one here takes it at once)."""
+        hints: list[str] = []
+        single = len(batch.starts) == 1
+        for (lane, queue, priority), start in batch.hints.items():
+            taken = False
+            for worker in self._workers:
+                if worker.serves(queue, start.fields["type"]):
+                    taken = taken or (single and worker.has_room() and not start.fields.keys() & {"delay", "at"})
+                    worker.wake(lane, queue, priority, 0)
+            if not taken:
+                hints.append(hint(lane, queue, priority))
+        self._notifier.send(hints)
+
+    # --- handles and results
+
+    @overload
+    def sequence(self, job_type: JobType[In, Out], id: UUID, /) -> JobSequence[Out]: ...
+    @overload
+    def sequence(self, job_type: str, id: UUID, /, *, output: type[Out]) -> JobSequence[Out]: ...
+    def sequence(self, job_type: Any, id: UUID, /, *, output: Any = None) -> Any:
+        """A handle from an id (another request, another process): no round trip, no check that it exists. A Blocker, too."""
+        found: InternalJobType[Any, Any] = self.get(job_type) if isinstance(job_type, str) else job_type
+        return JobSequence[Any](id, found.name, self, found.contract.outputs)
+
+    async def result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any:
+        """See `JobSequence.result`."""
+        if current.get() is not None:
+            raise UsageError("result() inside a handler would hold its slot: make the sequence a Blocker of the next job (continue_with).")
+        await self._db()
+        limit = None if timeout is None else seconds(timeout)
+        try:
+            async with asyncio.timeout(limit):
+                ended = await self._waiters.wait(str(sequence.id))
+        except TimeoutError:
+            raise ResultTimeoutError(
+                f"sequence {sequence.id} ({sequence.type}) has not ended within {limit} s; it goes on.", sequence_id=str(sequence.id)
+            ) from None
+        if ended.outcome == "completed":
+            return output_of(sequence, ended, self._model)
+        attempts = await self.list_attempts(sequence.id) if ended.outcome == "failed" else []
+        raise error_of(sequence, ended, attempts)
+
+    def _model(self, type: str, name: str) -> type[BaseModel] | None:
+        """The output of the last job's own type, for handles made by name whose first type does not declare it."""
+        return self.get(type).contract.outputs.get(name) if self.has(type) else None
