@@ -6,14 +6,16 @@ from queuert_py.decisions.backoff import exponential
 from queuert_py.engine import Engine
 from queuert_py.job import Database, Job
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, continue_with
+from queuert_py.joining import join
 from queuert_py.runtime.worker import Worker
 from queuert_py.sequence import Blocker, JobSequence
-from queuert_py.values import Continuation, Fail, Request, Retry, Snooze
+from queuert_py.values import Continuation, Dedup, Fail, Request, Retry, Snooze
 
 __all__ = [
     "Blocker",
     "Continuation",
     "Database",
+    "Dedup",
     "Engine",
     "Fail",
     "InternalJobType",
@@ -27,4 +29,5 @@ __all__ = [
     "Worker",
     "continue_with",
     "exponential",
+    "join",
 ]

@@ -68,10 +68,76 @@ class DuplicateIdError(UsageError):
     code = "duplicate_id"
 
 
+class DuplicateKeyError(UsageError):
+    """A sequence of this job type holds the key (`on_match="raise"`). `details["id"]` is its id."""
+
+    code = "duplicate_key"
+
+
+class BlockerError(UsageError):
+    """Blockers that a job cannot have: too many, or none of which is to be had just now."""
+
+    code = "blocker"
+
+
+class BlockerCycleError(BlockerError):
+    """A sequence would wait for itself, by way of others."""
+
+    code = "blocker_cycle"
+
+
 class SequenceNotFoundError(QueuertError, LookupError):
     """No sequence has this id (any more)."""
 
     code = "sequence_not_found"
+
+
+class SequenceEndedError(QueuertError):
+    """The sequence has ended already. `status` says how."""
+
+    code = "sequence_ended"
+
+    def __init__(self, message: str, /, *, status: str, **details: object) -> None:
+        super().__init__(message, status=status, **details)
+        self.status = status
+
+
+class SequenceMovedError(QueuertError):
+    """The sequence has gone on to another job than the one that was meant: look at it again."""
+
+    code = "sequence_moved"
+
+
+class SequenceRunningError(QueuertError):
+    """Sequences that run cannot be given another time. `ids` are those; nothing was changed."""
+
+    code = "sequence_running"
+
+    def __init__(self, message: str, /, *, ids: Sequence[UUID]) -> None:
+        super().__init__(message, ids=ids)
+        self.ids = ids
+
+
+class SequenceHasDependentsError(QueuertError):
+    """Unfinished sequences have these as blockers. `dependents` maps each to those that need it; nothing was changed."""
+
+    code = "sequence_has_dependents"
+
+    def __init__(self, message: str, /, *, dependents: Mapping[UUID, Sequence[UUID]]) -> None:
+        super().__init__(message, dependents=dependents)
+        self.dependents = dependents
+
+
+class SequenceBusyError(QueuertError):
+    """A sequence was held for too long by an open transaction (of its handler, or a caller's). Nothing was changed: try again."""
+
+    code = "sequence_busy"
+
+
+class JobNotFoundError(QueuertError, LookupError):
+    """No job has this id (any more)."""
+
+    code = "job_not_found"
 
 
 class ConfigurationError(QueuertError):
@@ -113,10 +179,40 @@ class TransactionEscapedError(QueuertError):
     code = "transaction_escaped"
 
 
+class ProcessDiedError(QueuertError):
+    """The process in which a handler with `isolation="process"` ran has died before the handler's end."""
+
+    code = "process_died"
+
+
 class InvalidOutputError(QueuertError):
     """A handler returned what its annotations do not declare, or what PostgreSQL cannot store."""
 
     code = "invalid_output"
+
+
+class InvalidStepError(InvalidOutputError):
+    """What a step returned cannot be kept: read back, it would not be equal. The step has run; the job fails and is not tried again."""
+
+    code = "invalid_step"
+
+
+class InvalidEventError(QueuertError):
+    """The payload of an event is not what the handler waits for. The first event of a name stays: the job fails and is not tried again."""
+
+    code = "invalid_event"
+
+
+class EventTimeoutError(QueuertError, TimeoutError):
+    """The event has not come within `timeout`. That stays so in every later attempt: a job that does not catch it fails."""
+
+    code = "event_timeout"
+
+
+class NotRepeatableError(QueuertError):
+    """A handler that ran again did not do what it had done before, so that what it kept cannot be matched. The job fails."""
+
+    code = "not_repeatable"
 
 
 # --- the job's
@@ -153,6 +249,29 @@ class ResultTimeoutError(QueuertError, TimeoutError):
     """The result was not there within `timeout`. The sequence goes on."""
 
     code = "result_timeout"
+
+
+class BlockerFailedError(QueuertError):
+    """The output was asked of a blocker that did not complete (`on_blocker_failure="ignore"`). `error` is its error as stored."""
+
+    code = "blocker_failed"
+
+
+class MapStoppedError(QueuertError):
+    """`engine.map(…, stop_on_error=True)` has stopped at an error, its cause.
+
+    By position of the inputs: `results` and `errors` of what has run, and in `not_started` what was left.
+    """
+
+    code = "map_stopped"
+
+    def __init__(
+        self, message: str, /, *, results: Mapping[int, object], errors: Mapping[int, QueuertError], not_started: Sequence[int]
+    ) -> None:
+        super().__init__(message, not_started=not_started)
+        self.results = results
+        self.errors = errors
+        self.not_started = not_started
 
 
 # --- ownership

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
-import types
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypedDict, Union, cast, get_args, get_origin, get_type_hints, overload
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, Protocol, TypedDict, cast, get_args, overload
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar, Unpack
 
 from queuert_py import payload
+from queuert_py.annotations import Contract, Shape, compare, read_handler, read_pair, shape_of
+from queuert_py.control import DeadLetter, OnFailed
+from queuert_py.dependencies import Provide
 from queuert_py.decisions.judge import Exceptions, Policy
-from queuert_py.errors import DeclarationError, DuplicateJobTypeError, InvalidInputError, InvalidOutputError, UnknownJobTypeError
-from queuert_py.job import In, Job, Tx
+from queuert_py.errors import DeclarationError, DuplicateJobTypeError, InvalidInputError, InvalidOutputError, UnknownJobTypeError, UsageError
+from queuert_py.job import In, Job, SyncJob, Tx
+from queuert_py.middleware import Middleware
 from queuert_py.options import declaration as check_options
 from queuert_py.sequence import Collected
-from queuert_py.values import Backoff, Continuation, ContinueOptions, Duration, Out_co, Request, StartOptions
+from queuert_py.values import Backoff, BlockerPolicy, Continuation, ContinueOptions, Duration, Out_co, Request, StartOptions
 
 Out = TypeVar("Out", bound=BaseModel | None)
 Next = TypeVar("Next", bound=BaseModel | None)
+T = TypeVar("T")
 In_contra = TypeVar("In_contra", bound=BaseModel, contravariant=True)
-Handler = Callable[[Job[Any, Any]], Awaitable[Any]]
+Handler = Callable[..., Any]
 
 
 class JobOptions(TypedDict, total=False):
@@ -32,7 +35,13 @@ class JobOptions(TypedDict, total=False):
 
     queue "default": where workers look for them. priority 0: higher first. max_attempts 10: None for ever.
     backoff: 10 s doubling to 300 s, with jitter. timeout None: of each attempt. expires None: not started by then, it ends as `expired`.
+    deadline None: of the whole sequence, if it starts with this type. on_blocker_failure "hold": see BlockerPolicy.
     retry_on (Exception,), no_retry_on (): which errors are tried again. max_steps 10,000: of one sequence, counted at this job.
+    isolation "thread": where a `def` handler runs; "process": in one of its own, killed when its time is over (see queuert_py.job).
+    requires (): classes of middleware without which no worker runs it.
+    on_failed: called, def or async, when a job has failed for good, in place of the failure if it returns a Continuation (the sequence
+    goes on with that job, without a deadline); it may be called again after a crash. dead_letter: a sequence of this type is started
+    with each failure, in the transaction that writes it. See queuert_py.control.
     """
 
     queue: str
@@ -44,18 +53,12 @@ class JobOptions(TypedDict, total=False):
     retry_on: Exceptions
     no_retry_on: Exceptions
     max_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """What the annotations say: the input model, the output models by name, and whether None is an output."""
-
-    input: type[BaseModel]
-    outputs: Mapping[str, type[BaseModel]]
-    none: bool
-
-    def __str__(self) -> str:
-        return " | ".join([*self.outputs, *(["None"] if self.none else [])])
+    isolation: Literal["thread", "process"]
+    requires: tuple[type[Middleware[Any]], ...]
+    deadline: Duration | None
+    on_blocker_failure: BlockerPolicy
+    on_failed: OnFailed | None
+    dead_letter: JobType[DeadLetter, Any] | None
 
 
 class InternalJobType(Generic[In_contra, Out_co]):
@@ -69,6 +72,7 @@ class InternalJobType(Generic[In_contra, Out_co]):
         self.options = options
         self.policy = _policy(options)
         self.handler: Handler | None = None
+        self.shape: Shape | None = None
         self._local: Mapping[str, Any] = {}
         self._contract: Contract | None = None
 
@@ -81,9 +85,9 @@ class InternalJobType(Generic[In_contra, Out_co]):
         if self._contract is None:
             declared = getattr(self, "__orig_class__", None)
             if declared is not None:
-                self._contract = _read_pair(self.name, *get_args(declared))
-            elif self.handler is not None:
-                self._contract = _read_handler(self.name, self.handler, self._local)
+                self._contract = read_pair(self.name, *get_args(declared))
+            elif self.handler is not None and self.shape is not None:
+                self._contract = read_handler(self.name, self.handler, self.shape, self._local)
             else:
                 raise DeclarationError(f'job type {self.name!r}: write JobType[Input, Output]("{self.name}"), or decorate its handler.')
         return self._contract
@@ -158,6 +162,12 @@ class _Declare(Protocol[Tx]):
     def __call__(self, fn: Callable[[Job[In, Tx]], Awaitable[Out]], /) -> JobType[In, Out]: ...
     @overload
     def __call__(self, fn: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Next]]], /) -> JobType[In, Out | Next]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Continuation[Next]], /) -> JobType[In, Next]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Out], /) -> JobType[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Out | Continuation[Next]], /) -> JobType[In, Out | Next]: ...
 
 
 class _DeclareInternal(Protocol[Tx]):
@@ -167,6 +177,35 @@ class _DeclareInternal(Protocol[Tx]):
     def __call__(self, fn: Callable[[Job[In, Tx]], Awaitable[Out]], /) -> InternalJobType[In, Out]: ...
     @overload
     def __call__(self, fn: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Next]]], /) -> InternalJobType[In, Out | Next]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Continuation[Next]], /) -> InternalJobType[In, Next]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Out], /) -> InternalJobType[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Out | Continuation[Next]], /) -> InternalJobType[In, Out | Next]: ...
+
+
+class _DeclareBatch(Protocol[Tx]):
+    @overload
+    def __call__(self, fn: Callable[[Sequence[Job[In, Tx]]], Awaitable[Sequence[Out]]], /) -> JobType[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[Sequence[Job[In, Tx]]], Awaitable[Sequence[Out | Exception]]], /) -> JobType[In, Out]: ...
+
+
+class _Implement(Generic[In, Out, Tx]):
+    """The decorator that `handler` makes."""
+
+    def __init__(self, implement: Callable[[Any], Any]) -> None:
+        self._implement = implement
+
+    @overload
+    def __call__(
+        self, fn: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]], /
+    ) -> Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncJob[In]], Out | Continuation[Out]], /) -> Callable[[SyncJob[In]], Out | Continuation[Out]]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        return self._implement(fn)
 
 
 class JobTypes(Generic[Tx]):
@@ -175,12 +214,16 @@ class JobTypes(Generic[Tx]):
     def __init__(self) -> None:
         self._types: dict[str, InternalJobType[Any, Any]] = {}
         self._mounted_on: list[JobTypes[Any]] = []
+        self._mounts: list[JobTypes[Any]] = []
+        self._middleware: list[Middleware[Any]] = []
+        self.overrides: dict[Provide, Provide] = {}
 
     def mount(self, registry: JobTypes[Tx]) -> None:
         """Take over all that another registry declares, now and later. DuplicateJobTypeError."""
         for job_type in registry:
             self._add(job_type)
         registry._mounted_on.append(self)
+        self._mounts.append(registry)
 
     # --- declaring
 
@@ -191,6 +234,12 @@ class JobTypes(Generic[Tx]):
     @overload
     def job_type(self, fn: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Next]]], /) -> JobType[In, Out | Next]: ...
     @overload
+    def job_type(self, fn: Callable[[SyncJob[In]], Continuation[Next]], /) -> JobType[In, Next]: ...
+    @overload
+    def job_type(self, fn: Callable[[SyncJob[In]], Out], /) -> JobType[In, Out]: ...
+    @overload
+    def job_type(self, fn: Callable[[SyncJob[In]], Out | Continuation[Next]], /) -> JobType[In, Out | Next]: ...
+    @overload
     def job_type(self, name: str | None = None, /, *, internal: Literal[False] = False, **options: Unpack[JobOptions]) -> _Declare[Tx]: ...
     @overload
     def job_type(self, name: str | None = None, /, *, internal: Literal[True], **options: Unpack[JobOptions]) -> _DeclareInternal[Tx]: ...
@@ -198,7 +247,7 @@ class JobTypes(Generic[Tx]):
         """Declare a job type by decorating its handler, `@job_type` or `@job_type("name", …)`; the name defaults to the function's.
 
         internal: only `continue_with` reaches it. Options: JobOptions. DeclarationError (a duplicate name, a missing annotation, a type
-        that is no pydantic model, a generator, a plain `def`) says what to write.
+        that is no pydantic model, a generator, a `def` with Job) says what to write.
         """
         local = sys._getframe(1).f_locals
 
@@ -212,17 +261,28 @@ class JobTypes(Generic[Tx]):
         name = None if callable(fn) else fn
         return declare(cast("Handler", fn)) if callable(fn) else declare
 
-    def handler(
-        self, job_type: InternalJobType[In, Out], /
-    ) -> Callable[
-        [Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]], Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]
-    ]:
+    def batch_type(self, name: str, /, *, size: int, **options: Unpack[JobOptions]) -> _DeclareBatch[Tx]:
+        """Declare a job type whose handler, `async def (jobs: Sequence[Job[In]]) -> Sequence[Out | Exception]`, takes up to `size` jobs.
+
+        It is called with those that are due now and never waits for more. One outcome per job, in their order; an Exception among them
+        fails that job, as if its handler had raised it; another number of outcomes fails all. A job whose time is over, or that was
+        cancelled, is given up by itself and the others go on. No phases, and no step, sleep or wait_for. DeclarationError.
+        """
+        local = sys._getframe(1).f_locals
+
+        def declare(handler: Handler) -> JobType[Any, Any]:
+            job_type: JobType[Any, Any] = JobType(name, **options)
+            _bind(job_type, handler, local, size)
+            self._add(job_type)
+            return job_type
+
+        return cast("_DeclareBatch[Tx]", declare)
+
+    def handler(self, job_type: InternalJobType[In, Out], /) -> _Implement[In, Out, Tx]:
         """Implement a job type that was declared elsewhere (contract first). DeclarationError when it has a handler already."""
         local = sys._getframe(1).f_locals
 
-        def implement(
-            handler: Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]],
-        ) -> Callable[[Job[In, Tx]], Awaitable[Out | Continuation[Out]]]:
+        def implement(handler: Handler) -> Handler:
             if job_type.handler is not None:
                 raise DeclarationError(
                     f"job type {job_type.name!r} has a handler already: {getattr(job_type.handler, '__qualname__', '')}."
@@ -232,7 +292,31 @@ class JobTypes(Generic[Tx]):
                 self._add(job_type)
             return handler
 
-        return implement
+        return _Implement(implement)
+
+    def use(self, *middleware: Middleware[Tx]) -> None:
+        """Put middleware around the attempts of all job types declared here or mounted, the first one outermost; those of an engine stand
+        outside those of a registry that it has mounted. A worker takes what is there when it starts. UsageError for what is none."""
+        for each in middleware:
+            if not isinstance(each, Middleware):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise UsageError(f"use({each!r}): an object of a subclass of queuert_py.middleware.Middleware is needed.")
+        self._middleware.extend(middleware)
+
+    @contextmanager
+    def override(self, provide: Callable[..., T], fake: Callable[..., T], /) -> Generator[None]:
+        """Inside the block, the dependencies `Depends(provide)` of this engine's workers are made by `fake`, with what that depends on."""
+        before = self.overrides.copy()
+        self.overrides[provide] = fake
+        try:
+            yield
+        finally:
+            self.overrides.clear()
+            self.overrides.update(before)
+
+    def middleware_of(self, job_type: InternalJobType[Any, Any]) -> list[Middleware[Any]]:
+        """What stands around the attempts of this job type, from the outside in."""
+        inner = [each for registry in self._mounts if registry.has(job_type.name) for each in registry.middleware_of(job_type)]
+        return [*self._middleware, *inner]
 
     def add(self, *job_types: InternalJobType[Any, Any]) -> None:
         """Declare job types made as `JobType[In, Out]("name")`, so that a process without their handlers can start them by name."""
@@ -282,80 +366,16 @@ def _policy(options: JobOptions) -> Policy:
         backoff=options.get("backoff"),
         retry_on=options.get("retry_on", (Exception,)),
         no_retry_on=options.get("no_retry_on", ()),
+        answered=bool(options.get("on_failed") or options.get("dead_letter")),
     )
 
 
-def _bind(job_type: InternalJobType[Any, Any], handler: Any, local: Mapping[str, Any]) -> None:
+def _bind(job_type: InternalJobType[Any, Any], handler: Handler, local: Mapping[str, Any], size: int | None = None) -> None:
     """Check what can be checked now, and keep the handler; a forward reference is read again at mounting."""
     name = job_type.name
-    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-        raise DeclarationError(f"handler of {name!r}: a generator cannot be a handler: use return, not yield.")
-    if not inspect.iscoroutinefunction(handler):
-        raise DeclarationError(f"handler of {name!r}: write `async def {getattr(handler, '__name__', name)}(job: Job[Input]) -> Output`.")
-    given = [each for each in inspect.signature(handler).parameters.values() if each.default is inspect.Parameter.empty]
-    if len(given) != 1:
-        raise DeclarationError(f"handler of {name!r}: it takes one parameter, `job: Job[Input]`, not {len(given)}.")
-    for each in (given[0].name, "return"):
-        if each not in handler.__annotations__:
-            what = "its return type" if each == "return" else f"its parameter {each!r} as `{each}: Job[Input]`"
-            raise DeclarationError(f"handler of {name!r}: annotate {what}.")
-    local = {} if local is handler.__globals__ else dict(local)
+    shape = shape_of(name, handler, job_type.options.get("isolation"), size)
+    local = {} if local is getattr(handler, "__globals__", None) else dict(local)
     with contextlib.suppress(NameError):  # a forward reference: read at first use
-        read = _read_handler(name, handler, local)
-        _compare(name, read, job_type.contract if hasattr(job_type, "__orig_class__") else read)
-    job_type.handler, job_type._local = handler, local
-
-
-def _compare(name: str, read: Contract, declared: Contract) -> None:
-    """A handler of a type that was declared elsewhere: takes its inputs, returns no more than its outputs."""
-    if not issubclass(declared.input, read.input):
-        raise DeclarationError(f"handler of {name!r}: it takes {read.input.__name__}, the job type declares {declared.input.__name__}.")
-    if not read.outputs.items() <= declared.outputs.items() or (read.none and not declared.none):
-        raise DeclarationError(f"handler of {name!r}: it returns {read}, the job type declares {declared}.")
-
-
-def _read_handler(name: str, handler: Any, local: Mapping[str, Any]) -> Contract:
-    try:
-        hints = get_type_hints(handler, localns=dict(local))
-    except NameError as error:
-        raise NameError(f"handler of {name!r}: {error}: define it before the engine is opened, at module level.") from None
-    parameter = next(iter(inspect.signature(handler).parameters))
-    job = hints.get(parameter)
-    if get_origin(job) is not Job or not get_args(job):
-        raise DeclarationError(f"handler of {name!r}: annotate its parameter as `{parameter}: Job[Input]`, with a pydantic model.")
-    return _read_pair(name, get_args(job)[0], hints.get("return", inspect.Parameter.empty))
-
-
-def _read_pair(name: str, input: Any, output: Any) -> Contract:
-    if not (isinstance(input, type) and issubclass(input, BaseModel)):
-        raise DeclarationError(f"job type {name!r}: its input is {_show(input)}: write a pydantic model.")
-    models: dict[str, type[BaseModel]] = {}
-    none = False
-    for member in _members(output):
-        if member is type(None):
-            none = True
-        elif isinstance(member, type) and issubclass(member, BaseModel):
-            if any(character in '"\\' or character < " " for character in member.__name__):
-                raise DeclarationError(f"job type {name!r}: the name of its output {member.__name__!r} cannot be stored: rename it.")
-            if models.setdefault(member.__name__, member) is not member:
-                raise DeclarationError(f"job type {name!r}: two outputs are called {member.__name__}: rename one (the name is stored).")
-        else:
-            raise DeclarationError(f"job type {name!r}: its output is {_show(member)}: write a pydantic model, a union of them, or None.")
-    return Contract(input, models, none)
-
-
-def _members(annotation: Any) -> Iterator[Any]:
-    origin = get_origin(annotation)
-    if annotation is None:
-        yield type(None)
-    elif origin in (Union, types.UnionType):
-        for each in get_args(annotation):
-            yield from _members(each)
-    elif origin is Continuation:
-        yield from _members(get_args(annotation)[0])
-    else:
-        yield annotation
-
-
-def _show(annotation: Any) -> str:
-    return getattr(annotation, "__name__", None) or str(annotation)
+        read = read_handler(name, handler, shape, local)
+        compare(name, read, job_type.contract if hasattr(job_type, "__orig_class__") else read)
+    job_type.handler, job_type.shape, job_type._local = handler, shape, local

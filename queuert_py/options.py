@@ -11,7 +11,7 @@ from uuid import UUID
 from queuert_py import payload
 from queuert_py.decisions.backoff import seconds
 from queuert_py.errors import DeclarationError, UsageError
-from queuert_py.values import ContinueOptions, StartOptions
+from queuert_py.values import ContinueOptions, Dedup, StartOptions
 
 LONGEST = timedelta(days=36_500)
 MOST_ATTEMPTS = 2**31 - 1
@@ -83,6 +83,12 @@ def declaration(name: str, options: Mapping[str, Any], allowed: Iterable[str]) -
         "retry_on": lambda value: _exceptions(value, "retry_on"),
         "no_retry_on": lambda value: _exceptions(value, "no_retry_on"),
         "max_steps": _steps,
+        "isolation": _isolation,
+        "requires": _classes,
+        "deadline": lambda value: span(value, "deadline", positive=True),
+        "on_blocker_failure": _policy,
+        "on_failed": _callback,
+        "dead_letter": lambda value: None,
     }
     try:
         known(options, allowed)
@@ -92,10 +98,51 @@ def declaration(name: str, options: Mapping[str, Any], allowed: Iterable[str]) -
         raise DeclarationError(f"job type {name!r}: {error}") from None
 
 
+def _isolation(value: Any) -> None:
+    if value not in ("thread", "process"):
+        raise UsageError(f"isolation={value!r}: 'thread' or 'process'.")
+
+
+def _classes(value: Any) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(each, type) for each in cast("tuple[Any, ...]", value)):
+        raise UsageError(f"requires={value!r}: a tuple of middleware classes is needed.")
+
+
 def _exceptions(value: Any, name: str) -> None:
     given = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (None,)
     if not all(isinstance(each, type) and issubclass(each, BaseException) for each in given):
         raise UsageError(f"{name}={value!r}: a tuple of exception classes is needed.")
+
+
+def _policy(value: Any) -> None:
+    if value not in ("hold", "fail", "ignore"):
+        raise UsageError(f"on_blocker_failure={value!r}: one of 'hold', 'fail', 'ignore'.")
+
+
+def _callback(value: Any) -> None:
+    if value is not None and not callable(value):
+        raise UsageError(f"on_failed={value!r}: a function is needed, `def undo(failure: Failure) -> Continuation[Out] | None`.")
+
+
+def dedup(options: StartOptions) -> Dedup | None:
+    """The key of a start, checked: `key=` is short for a Dedup."""
+    given: Any = options.get("dedup")
+    key = options.get("key")
+    if given is None:
+        return None if key is None else Dedup(words(key, "key", 512))
+    if key is not None:
+        raise UsageError("key= and dedup= are both given: a Dedup has the key in it. Give one.")
+    if not isinstance(given, Dedup):
+        raise UsageError(f"dedup={given!r}: a Dedup is needed, like Dedup('key', scope='all').")
+    words(given.key, "key", 512)
+    if given.scope not in ("incomplete", "all") or given.on_match not in ("return", "raise", "replace"):
+        raise UsageError(f"{given}: scope is 'incomplete' or 'all', on_match 'return', 'raise' or 'replace'.")
+    window = span(given.window, "window", positive=True)
+    if window is not None and given.scope != "all":
+        raise UsageError(f"{given}: a window counts finished sequences: add scope='all'.")
+    if given.delay is not None and (options.get("delay") is not None or options.get("at") is not None):
+        raise UsageError("a debounce has its own delay: give no delay= or at= beside it.")
+    return given
 
 
 def _steps(value: Any) -> None:
@@ -106,21 +153,28 @@ def _steps(value: Any) -> None:
 def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str, Any], UUID | None]:
     """The columns of a start that are not its input, and the caller's own id. `declared`: the job type's options."""
     fields: dict[str, Any] = {"queue": declared.get("queue", "default"), "priority": declared.get("priority", 0)}
-    if not options and "timeout" not in declared and "expires" not in declared:
+    if not options and not declared.keys() & {"timeout", "expires", "deadline"}:
         return fields, None
     known(options, StartOptions.__annotations__)
     if "queue" in options:
         fields["queue"] = words(options["queue"], "queue", 40)
     if "priority" in options:
         fields["priority"] = priority(options["priority"])
-    for name in ("key", "correlation_id"):
-        if options.get(name) is not None:
-            fields[name] = words(options.get(name), name, 512)
+    keyed = dedup(options)
+    if keyed is not None:
+        fields["key"] = keyed.key
+    if options.get("correlation_id") is not None:
+        fields["correlation_id"] = words(options.get("correlation_id"), "correlation_id", 512)
     tags: Any = options.get("tags")
     if tags:
         if not isinstance(tags, (str, list, tuple, set, frozenset)):
             raise UsageError(f"tags={tags!r}: a list of words is needed.")
         fields["tags"] = [words(tag, "tags", 200) for tag in ([tags] if isinstance(tags, str) else tags)]  # pyright: ignore[reportUnknownVariableType]
+    if "backoff" in options:
+        given = span(options["backoff"], "backoff")
+        if given is None:
+            raise UsageError("backoff=None: a timedelta or seconds is needed; leave it out for the job type's.")
+        fields["backoff"] = given.total_seconds()
     if "max_attempts" in options:
         fields["max_attempts"] = attempts(options["max_attempts"]) or 0
     _times(fields, options, declared)
@@ -135,11 +189,17 @@ def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str,
 def _times(fields: dict[str, Any], options: StartOptions, declared: Mapping[str, Any]) -> None:
     delay, at = when(options)
     timeout = span(options.get("timeout", declared.get("timeout")), "timeout", positive=True)
-    expires: Any = options.get("expires", declared.get("expires"))
-    if isinstance(expires, datetime):
-        fields["expires_at"] = instant(expires, "expires").isoformat()  # type: ignore[union-attr]
-        expires = None
-    for name, value in (("delay", delay), ("timeout", timeout), ("expires", span(expires, "expires", positive=True))):
+    keyed: Any = options.get("dedup")
+    if keyed is not None and keyed.delay is not None:
+        delay = span(keyed.delay, "delay")
+    spans = {"delay": delay, "timeout": timeout}
+    for name in ("expires", "deadline"):
+        limit: Any = options.get(name, declared.get(name))
+        if isinstance(limit, datetime):
+            fields[f"{name}_at"] = instant(limit, name).isoformat()  # type: ignore[union-attr]
+        else:
+            spans[name] = span(limit, name, positive=True)
+    for name, value in spans.items():
         if value is not None:
             fields[name] = f"{value.total_seconds():.6f} seconds"
     if at is not None:

@@ -10,8 +10,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any, cast
 from zlib import crc32
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, SchemaSerializer, to_json
 
 from queuert_py.errors import QueuertError
 
@@ -35,8 +35,17 @@ def dump(model: type[BaseModel], value: BaseModel, name: str, limit: int = MAX_P
     Refused: what the model itself refuses on reading back, NaN and infinities (jsonb has none; pydantic writes null for them), NUL and
     lone surrogates (22P05), more than `limit` bytes.
     """
+    return _dump(model.__pydantic_serializer__, model.__pydantic_validator__, value, name, limit, context)[0]
+
+
+def dump_any(adapter: TypeAdapter[Any], value: Any, name: str, limit: int = MAX_PAYLOAD) -> tuple[str, Any]:
+    """As `dump`, for a value of any type; with what comes back."""
+    return _dump(adapter.serializer, adapter.validator, value, name, limit, None)
+
+
+def _dump(serializer: SchemaSerializer, validator: Any, value: Any, name: str, limit: int, context: Any) -> tuple[str, Any]:
     try:
-        data = model.__pydantic_serializer__.to_json(value, context=context, warnings=False)
+        data = serializer.to_json(value, context=context, warnings=False)
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         _find(value, name)
         raise Unstorable(name, f"cannot be written as JSON ({error}).") from error
@@ -49,10 +58,10 @@ def dump(model: type[BaseModel], value: BaseModel, name: str, limit: int = MAX_P
             name, f"{len(data):,} bytes of JSON, the limit is {limit:,}: store it elsewhere and pass a reference (or raise max_payload)."
         )
     try:
-        model.__pydantic_validator__.validate_json(data)
+        back = validator.validate_json(data)
     except ValidationError as error:
         raise Unstorable(*_first(error, name)) from error
-    return data.decode()
+    return data.decode(), back
 
 
 def _first(error: ValidationError, name: str) -> tuple[str, str]:

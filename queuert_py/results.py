@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from queuert_py.errors import (
     InvalidOutputError,
@@ -25,6 +26,8 @@ def output_of(sequence: JobSequence[Any], ended: Ended, model_of: Callable[[str,
     if ended.output_type is None:
         return None
     model = (sequence.outputs or {}).get(ended.output_type) or model_of(ended.type or "", ended.output_type)
+    if model is None and sequence.outputs is None:  # started without its models: as it is stored
+        return from_json(ended.output or "null")
     if model is None:
         raise InvalidOutputError(f"sequence {sequence.id} returned a {ended.output_type}, which {sequence.type!r} does not declare.")
     return model.__pydantic_validator__.validate_json(ended.output or "null")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, Union, cast, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema, from_json
 
-from queuert_py.errors import UsageError
+from queuert_py.errors import BlockerFailedError, UsageError
 from queuert_py.values import Duration, Out_co
 
 if TYPE_CHECKING:
     from pydantic import SerializationInfo, ValidationInfo
 
 _UNSET: Any = object()
+Outcome: TypeAlias = Literal["completed", "failed", "cancelled", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +30,32 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """The context with which an input is read on pickup: what its blockers returned."""
+class BlockerEnding:
+    """How a blocker ended: its output as JSON with the name of its model, or its error as JSON."""
 
-    by_id: Mapping[UUID, Any]
+    outcome: Outcome
+    output: str | None = None
+    output_type: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The context with which an input is read on pickup: how its blockers ended, by id."""
+
+    by_id: Mapping[str, BlockerEnding]
 
 
 class Blocker(Generic[Out_co]):
     """A sequence that a job waits for. Declared as a field of the job's input; in the handler, `output` is what that sequence returned."""
 
-    __slots__ = ("_id", "_output")
+    __slots__ = ("_error", "_id", "_outcome", "_output")
 
     def __init__(self, id: UUID | str) -> None:
         self._id = id
         self._output: Any = _UNSET
+        self._outcome: Outcome | None = None
+        self._error: str | None = None
 
     @property
     def id(self) -> UUID:
@@ -51,11 +66,30 @@ class Blocker(Generic[Out_co]):
 
     @property
     def output(self) -> Out_co:
-        """What the sequence returned. UsageError where that is not known: outside the handler that waited for it."""
+        """What the sequence returned. UsageError where that is not known: outside the handler that waited for it. BlockerFailedError when
+        it did not complete (with `on_blocker_failure="ignore"`; see `outcome` and `error`)."""
+        if self._outcome not in (None, "completed"):
+            raise BlockerFailedError(f"blocker {self.id} is {self._outcome}, it has no output: look at `outcome` first.", error=self.error)
         if self._output is _UNSET:
             raise UsageError("the output of a Blocker is there in the handler that waited for it; elsewhere use `await sequence.result()`.")
         output: Out_co = self._output
         return output
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the sequence ended ("completed", "failed", "cancelled", "expired"), in the handler that waited for it; else None."""
+        return self._outcome
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """The error of a blocker that failed: type, message, traceback, attrs."""
+        return None if self._error is None else from_json(self._error)
+
+    def fill(self, ending: BlockerEnding, read: Callable[[BlockerEnding], Any]) -> None:
+        """Take over how the sequence ended. `read` makes the output of its JSON."""
+        self._outcome, self._error = ending.outcome, ending.error
+        if ending.outcome == "completed":
+            self._output = read(ending)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id})"
@@ -68,17 +102,21 @@ class Blocker(Generic[Out_co]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        wanted = handler.generate_schema(get_args(source)[0]) if get_args(source) else core_schema.any_schema()
+        models = {member.__name__: member for member in _members(get_args(source)[0])} if get_args(source) else {}
+
+        def output(ending: BlockerEnding) -> Any:
+            return read_output(ending, models) if get_args(source) else from_json(ending.output or "null")
 
         def read(value: Any, info: ValidationInfo) -> Blocker[Any]:
             if isinstance(value, Blocker):
                 return cast("Blocker[Any]", value)
             if not isinstance(value, (str, UUID)):
                 raise ValueError("a started sequence is needed: await engine.start_sequence(…), or engine.sequence(type, id)")
-            blocker: Blocker[Any] = Blocker(UUID(str(value)))
+            id = str(value if isinstance(value, UUID) else UUID(value))
+            blocker: Blocker[Any] = Blocker(id)
             context: Any = info.context
-            if isinstance(context, Outputs) and blocker.id in context.by_id:
-                blocker._output = context.by_id[blocker.id]
+            if isinstance(context, Outputs) and id in context.by_id:
+                blocker.fill(context.by_id[id], output)
             return blocker
 
         def write(blocker: Blocker[Any], info: SerializationInfo) -> str:
@@ -90,20 +128,44 @@ class Blocker(Generic[Out_co]):
         return core_schema.with_info_plain_validator_function(
             read,
             serialization=core_schema.plain_serializer_function_ser_schema(write, info_arg=True, return_schema=core_schema.str_schema()),
-            metadata={"queuert_output": wanted},
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "format": "uuid", "title": "Blocker"}
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The models of an output's annotation."""
+    if get_origin(annotation) in (Union, UnionType):
+        for each in get_args(annotation):
+            yield from _members(each)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def read_output(ending: BlockerEnding, models: Mapping[str, type[BaseModel]]) -> Any:
+    """The output of a blocker, read as the model that was returned; ValueError when that is none of `models`."""
+    if ending.output_type is None:
+        return None
+    model = models.get(ending.output_type)
+    if model is None:
+        declared = " | ".join(models) or "no model"
+        raise ValueError(f"the blocker returned a {ending.output_type}, this field declares {declared}")
+    return model.__pydantic_validator__.validate_json(ending.output or "null")
 
 
 class ResultSource(Protocol):
     """Who answers for a handle: the engine."""
 
     async def result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any: ...
+    def when_done(self, sequence: JobSequence[Any], callback: Callable[[Any], object]) -> Callable[[], None]: ...
 
 
 class JobSequence(Blocker[Out_co]):
     """A started sequence. `id`; `deduplicated`: the start found it by its key (or id) instead of making it."""
 
-    __slots__ = ("_source", "deduplicated", "outputs", "type")
+    __slots__ = ("_source", "deduplicated", "ended", "outputs", "type")
 
     def __init__(
         self,
@@ -119,6 +181,8 @@ class JobSequence(Blocker[Out_co]):
         self.deduplicated = deduplicated
         self._source = source
         self.outputs = outputs
+        self.ended: Any = None
+        """How it ended, where that was just learnt (as_completed, callbacks): the next `result()` takes it from here."""
 
     async def result(self, *, timeout: Duration | None = None) -> Out_co:
         """Wait for the sequence to end and return its output, read back as the model that was returned.
@@ -129,3 +193,15 @@ class JobSequence(Blocker[Out_co]):
         """
         output: Out_co = await self._source.result_of(self, timeout)
         return output
+
+    def add_done_callback(self, callback: Callable[[JobSequence[Out_co]], object], /) -> Callable[[], None]:
+        """Call it with this handle once the sequence has ended, however it ended; at once if it has. `await sequence.result()` in an async
+        callback then answers without waiting. Its exceptions are logged. Returns a function that takes it back.
+
+        For code in an event loop: UsageError outside of one. Lives no longer than the process; a handler should `wait_for` instead.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError("add_done_callback() needs a running event loop.") from None
+        return self._source.when_done(self, callback)

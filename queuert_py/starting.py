@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import psycopg
 from psycopg import AsyncConnection
+from pydantic import RootModel
 
 from queuert_py import options, payload
-from queuert_py.errors import InvalidInputError, NotStartableError, UsageError
+from queuert_py.errors import DuplicateKeyError, InvalidInputError, NotStartableError, UsageError
+from queuert_py.events import SequenceStarted
 from queuert_py.ids import lane_of, uuid7
-from queuert_py.job_types import InternalJobType
-from queuert_py.postgres import starts
+from queuert_py.annotations import Contract
+from queuert_py.job_types import InternalJobType, JobType
+from queuert_py.postgres import blocking, starts
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.listener import hint
-from queuert_py.postgres.starts import Outcome, Start
+from queuert_py.postgres.plans import Carrier
+from queuert_py.postgres.starts import Outcome, Own, Start
 from queuert_py.sequence import Collected, JobSequence, ResultSource
 from queuert_py.values import LiveJob, Request
+
+
+_Plain = RootModel[Mapping[str, Any]]
+
+
+class Unregistered(JobType[Any, Any]):
+    """A job type of which only the name is known here: its input is any JSON object."""
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(_Plain, {}, none=True)
 
 
 class Batch:
@@ -36,7 +50,7 @@ class Batch:
         """Nothing but types and inputs: it can go straight in by COPY while it is being checked."""
         origin = self._how[2]
         kinds = {request.job_type.name: request.job_type for request in self._requests}
-        timed = any({"timeout", "expires"} & kind.options.keys() for kind in kinds.values())
+        timed = any({"timeout", "expires", "deadline"} & kind.options.keys() for kind in kinds.values())
         return not timed and not (origin and origin.tags) and not any(request.options for request in self._requests)
 
     def chunks(self, size: int) -> Iterator[list[Start]]:
@@ -49,6 +63,10 @@ class Batch:
             place = firsts.setdefault((request.job_type.name, start.key), new) if start.key else new
             if place == new:
                 self.starts.append(start)
+            elif start.dedup is not None and start.dedup.on_match == "raise":
+                raise DuplicateKeyError(f"the key {start.key!r} is twice in the batch (request {number}).", key=start.key)
+            elif start.dedup is not None and start.dedup.on_match == "replace":
+                self.starts[place] = replace_start(self.starts[place], start)
             self._places.append(place)
             if place == new and (new + 1) % size == 0:
                 yield self.starts[-size:]
@@ -58,21 +76,35 @@ class Batch:
 
     def check(self) -> list[Start]:
         """Check and dump them all: the distinct starts."""
-        return [start for chunk in self.chunks(starts.CHUNK) for start in chunk]
+        for _ in self.chunks(starts.CHUNK):
+            pass
+        return self.starts
 
-    async def write(self, database: Database, connection: AsyncConnection[Any] | None) -> list[Outcome]:
-        """Start them, in the caller's transaction if there is one; by COPY while they are checked where nothing else is asked."""
+    async def write(self, database: Database, connection: AsyncConnection[Any] | Carrier | None, own: Own | None) -> list[Outcome]:
+        """Start them, in the caller's transaction if there is one; by COPY while they are checked where nothing else is asked.
+
+        `own`: the job in whose phase that is.
+        """
         if connection is None and len(self._requests) >= starts.COPY_FROM and self.plain:
             return await starts.stream(database, self.chunks(starts.CHUNK))
         checked = self.check()
         if connection is None:
             return await starts.start(database, checked)
-        return await starts.start_in(database, connection, checked, [hint(*place) for place in self.hints])
+        return await starts.start_in(database, connection, checked, [hint(*place) for place in self.hints], own)
 
     @property
     def hints(self) -> dict[tuple[int, str, int], Start]:
         """Where there will be work: lane, queue, priority."""
         return {(each.lane, each.fields["queue"], each.fields["priority"]): each for each in self.starts}
+
+    def events(self, outcomes: Sequence[Outcome]) -> Iterator[SequenceStarted]:
+        """What was started, and not found."""
+        for start, (id, found) in zip(self.starts, outcomes, strict=True):
+            if not found:
+                known = {"queue": start.fields["queue"], "tags": start.fields.get("tags") or (), "key": start.key}
+                yield SequenceStarted(
+                    sequence_id=UUID(id), type=start.fields["type"], correlation_id=start.fields.get("correlation_id"), **known
+                )
 
     def handles(self, outcomes: Sequence[Outcome], source: ResultSource) -> list[JobSequence[Any]]:
         """A handle for each request, in their order."""
@@ -80,15 +112,22 @@ class Batch:
         seen: set[int] = set()
         for request, place in zip(self._requests, self._places, strict=True):
             id, found = outcomes[place]
-            outputs = request.job_type.contract.outputs
+            outputs = None if isinstance(request.job_type, Unregistered) else request.job_type.contract.outputs
             handles.append(JobSequence(id, request.job_type.name, source, outputs, deduplicated=found or place in seen))
             seen.add(place)
         return handles
 
 
+def replace_start(before: Start, after: Start) -> Start:
+    """Of two starts of one key in a batch, the later one, under the id of the first."""
+    after.id = before.id
+    after.fields["sequence_id"], after.fields["lane"] = before.id, before.lane
+    return after
+
+
 def _prepare(request: Request[Any], lanes: int, limit: int, origin: LiveJob | None, get: Callable[[str], Any], which: str) -> Start:
     job_type: InternalJobType[Any, Any] = request.job_type
-    if get(job_type.name) is not job_type:
+    if not isinstance(job_type, Unregistered) and get(job_type.name) is not job_type:
         raise UsageError(f"{job_type.name!r} is another job type than the one mounted on this engine{which}: mount its registry.")
     if not job_type.startable:
         raise NotStartableError(f"{job_type.name!r} is internal{which}: only continue_with reaches it. Start the type that leads to it.")
@@ -97,8 +136,6 @@ def _prepare(request: Request[Any], lanes: int, limit: int, origin: LiveJob | No
         text = job_type.dump_input(request.input, limit, blockers)
     except InvalidInputError as error:
         raise InvalidInputError(f"{error}{which}", **error.details) from error.__cause__
-    if blockers.ids:
-        raise UsageError(f"{job_type.name!r}: inputs with Blocker fields cannot be started yet{which}.")
     fields, own_id = options.start(job_type.options, request.options)
     fields["type"] = job_type.name
     key = fields.get("key")
@@ -111,7 +148,11 @@ def _prepare(request: Request[Any], lanes: int, limit: int, origin: LiveJob | No
     fields["lane"], fields["sequence_id"] = lane_of(id, lanes), id
     if origin is not None:
         _inherit(fields, origin)
-    return Start(id, fields["lane"], fields, text, key, own_id is not None)
+    start = Start(id, fields["lane"], fields, text, key, own_id is not None, options.dedup(request.options))
+    if blockers.ids:
+        start.blockers, start.policy = list(map(str, blockers.ids)), job_type.options.get("on_blocker_failure", "hold")
+        blocking.check(start.blockers, id, f"{job_type.name!r}{which}")
+    return start
 
 
 def _inherit(fields: dict[str, Any], origin: LiveJob) -> None:
@@ -122,15 +163,3 @@ def _inherit(fields: dict[str, Any], origin: LiveJob) -> None:
         fields.setdefault("correlation_id", origin.correlation_id)
     if origin.tags:
         fields.setdefault("tags", list(origin.tags))
-
-
-def connection_of(tx: Any) -> AsyncConnection[Any] | None:
-    """The connection of a caller's transaction, checked to be open."""
-    if tx is None:
-        return None
-    if not isinstance(tx, AsyncConnection):
-        raise UsageError(f"tx={type(tx).__name__}: a psycopg AsyncConnection with an open transaction is needed.")
-    connection = cast("AsyncConnection[Any]", tx)
-    if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-        raise UsageError("tx= has no open transaction: use it inside `async with connection.transaction():`.")
-    return connection

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+from pydantic_core import from_json, to_json
 
 from queuert_py.decisions.backoff import next_wait, seconds
 from queuert_py.decisions.leases import POISON
-from queuert_py.errors import TransactionEscapedError
+from queuert_py.errors import EventTimeoutError, InvalidEventError, InvalidOutputError, NotRepeatableError, TransactionEscapedError
+from queuert_py.payload import note_json
 from queuert_py.values import Backoff, Delay, Ending, Fail, Reason, Retry, Snooze
 
 Exceptions = tuple[type[BaseException], ...]
@@ -15,12 +18,18 @@ Exceptions = tuple[type[BaseException], ...]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a job type answers failure. `max_attempts` None: for ever."""
+    """How a job type answers failure. `max_attempts` None: for ever. answered: it has on_failed or a dead letter."""
 
     max_attempts: int | None = 10
     backoff: Backoff | None = None
     retry_on: Exceptions = (Exception,)
     no_retry_on: Exceptions = ()
+    answered: bool = False
+
+
+def policy_for(policy: Policy, backoff: float | None) -> Policy:
+    """The policy of one job, which may have a wait of its own."""
+    return policy if backoff is None else replace(policy, backoff=backoff)
 
 
 def attempts_left(policy: Policy, override: int | None, attempt: int) -> bool:
@@ -40,6 +49,10 @@ def after_error(
             return Ending("failed", reason="error", error=as_json)
         case Fail():
             return Ending("failed", reason="fail", error=as_json)
+        case InvalidOutputError() | InvalidEventError() | NotRepeatableError():  # what is kept would make every attempt end like this
+            return Ending("failed", reason="validation", error=as_json)
+        case EventTimeoutError():
+            return Ending("failed", reason="timeout", error=as_json)
         case _:
             pass
     wanted = isinstance(error, (Retry, TimeoutError)) or (isinstance(error, policy.retry_on) and not isinstance(error, policy.no_retry_on))
@@ -55,6 +68,17 @@ def _when(error: BaseException, policy: Policy, attempt: int, random: float) -> 
     if isinstance(error, Retry) and error.after is not None:
         return timedelta(seconds=seconds(error.after)), None
     return next_wait(policy.backoff, attempt, random), None
+
+
+def unrun(*, expired: bool, deadline: float | None, doom: str | None) -> Ending | None:
+    """The ending of a job that may not run at all: too late, or doomed (`doom`: the error as JSON; by a blocker, if no `reason` is in it).
+    `deadline`: seconds left to its sequence."""
+    if doom is not None:
+        error = from_json(doom)
+        return Ending("failed", reason=error.pop("reason", "blocker_failed"), error=to_json(error).decode())
+    if deadline is not None and deadline <= 0:
+        return Ending("failed", reason="timeout", error=note_json("DeadlineExceeded", "the sequence did not end by its deadline"))
+    return Ending("expired", error=note_json("Expired", "it was not started by its `expires`")) if expired else None
 
 
 def after_loss(

@@ -22,4 +22,4 @@ def poll_after(*, idle: int, busiest: float, calmest: float, deaf: bool, random:
 
 def hands_off(step: Step, *, serves: bool, stopping: bool, in_a_row: int) -> bool:
     """May the next job of a sequence be born leased to the worker that ran the last one?"""
-    return serves and not stopping and step.delay is None and step.at is None and in_a_row < MAX_HANDOFFS
+    return serves and not stopping and not step.blockers and step.delay is None and step.at is None and in_a_row < MAX_HANDOFFS

@@ -10,7 +10,10 @@ from psycopg_pool import AsyncConnectionPool
 from queuert_py import payload
 from queuert_py.engine.controls import Controls
 from queuert_py.engine.core import DSN_VARIABLE, EmbeddedDatabase
-from queuert_py.engine.starts import Starts
+from queuert_py.engine.signals import Signals
+from queuert_py.engine.sync import SyncEngine
+from queuert_py.engine.waits import Waits
+from queuert_py.engine.watches import Watches
 from queuert_py.engine.works import Works
 from queuert_py.job import Connection, Database, Tx
 from queuert_py.job_types import JobTypes
@@ -18,12 +21,14 @@ from queuert_py.job_types import JobTypes
 __all__ = ["DSN_VARIABLE", "Engine"]
 
 
-class Engine(Starts[Tx], Controls[Tx], Works[Tx]):
+class Engine(Signals[Tx], Controls[Tx], Works[Tx], Waits[Tx], Watches[Tx]):
     """Typed sequences on one PostgreSQL schema.
 
     db: a DSN, a psycopg `AsyncConnectionPool`, or a Database; without it the DSN in QUEUERT_DSN. registries: JobTypes to mount.
     schema: where the tables are. pool_size: connections for handlers and callers (10). max_payload: bytes of JSON (1 MiB).
-    Opens at `async with engine` or at first use, and is bound to that event loop.
+    pooler: the DSN leads through a transaction pooler (PgBouncer): nothing is left in a session. Made for `run_once` and for starting;
+    a worker works, but only polls, and is missed at the end of its lease only.
+    Opens at `async with engine` or at first use, and is bound to that event loop. `sync`: its verbs for code without an event loop.
     """
 
     @overload
@@ -35,6 +40,7 @@ class Engine(Starts[Tx], Controls[Tx], Works[Tx]):
         schema: str = "queuert",
         pool_size: int = 10,
         max_payload: int = payload.MAX_PAYLOAD,
+        pooler: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -45,11 +51,20 @@ class Engine(Starts[Tx], Controls[Tx], Works[Tx]):
         schema: str = "queuert",
         pool_size: int = 10,
         max_payload: int = payload.MAX_PAYLOAD,
+        pooler: bool = False,
     ) -> None: ...
     def __init__(
-        self, db: Any = None, /, *registries: Any, schema: str = "queuert", pool_size: int = 10, max_payload: int = payload.MAX_PAYLOAD
+        self,
+        db: Any = None,
+        /,
+        *registries: Any,
+        schema: str = "queuert",
+        pool_size: int = 10,
+        max_payload: int = payload.MAX_PAYLOAD,
+        pooler: bool = False,
     ) -> None:
-        super().__init__(db, registries, schema=schema, pool_size=pool_size, max_payload=max_payload)
+        super().__init__(db, registries, schema=schema, pool_size=pool_size, max_payload=max_payload, pooler=pooler)
+        self.sync = SyncEngine(self)
 
     @classmethod
     def embedded(cls, *registries: JobTypes[Connection], path: str | Path | None = None, ephemeral: bool = False) -> Engine[Connection]:

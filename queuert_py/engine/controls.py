@@ -2,37 +2,419 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast, overload
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
+from pydantic import BaseModel
+from typing_extensions import Unpack
 
+from queuert_py import options
+from queuert_py.control import Cancelled, Cleared, Declined, FailedFilter, Failure, NewInput, OpenJob, Retried
 from queuert_py.engine.core import Core
-from queuert_py.ids import lane_of
-from queuert_py.job import Tx
-from queuert_py.postgres import rows
-from queuert_py.postgres.listener import hint
-from queuert_py.postgres.store import together
+from queuert_py.errors import SequenceBusyError, UsageError
+from queuert_py.failing import new_inputs
+from queuert_py.job import In, Tx, current
+from queuert_py.job_types import InternalJobType
+from queuert_py.joining import ForeignTx, connection_of
+from queuert_py.postgres import blocking, controls
+from queuert_py.postgres.controls import Changes, Held
+from queuert_py.postgres.database import Database
+from queuert_py.postgres.plans import Plan, carry_out
+from queuert_py.postgres.store import READ_COMMITTED, Store, together
+from queuert_py.values import Continuation, Duration, Ending, LiveJob, Step
+
+T = TypeVar("T")
+Answer: TypeAlias = BaseModel | Continuation[Any] | Declined | None
+Decide: TypeAlias = Callable[[OpenJob[In]], Answer | Awaitable[Answer]]
+DecideIn: TypeAlias = Callable[[OpenJob[In], Tx], Answer | Awaitable[Answer]]
+WAIT = timedelta(seconds=4)
+"""How long a call waits for a row which an open transaction of a handler holds."""
+LIMIT = 60.0
+"""Seconds in which the function of `complete_sequence` must have answered."""
 
 
 class Controls(Core[Tx]):
-    """The verbs that change what was started."""
+    """The verbs that change what was started. All take `tx=`, the caller's transaction: then they take effect when that commits."""
 
-    async def retry_sequences(self, ids: Iterable[UUID], /) -> list[UUID]:
-        """Run failed sequences again from the job that failed, with all attempts; those that were (not failed, or key taken: left)."""
+    async def cancel_sequences(
+        self, ids: Iterable[UUID], /, *, cascade: bool = False, tx: Tx | ForeignTx | None = None
+    ) -> dict[UUID, Cancelled]:
+        """End what has not ended, as cancelled; how each stands now, by id.
+
+        Waiting ones end at once. Running ones, too: the handler is cancelled (`job.abort_reason` "cancelled") and can write no more; if
+        its own transaction is just completing the job, that counts. Their dependents follow `on_blocker_failure`. cascade: also what
+        their handlers have started, and what that has started.
+        """
+        wanted = _texts(ids)
+        self._not_itself(wanted, tx)
+        try:
+            standing = await self._change(tx, lambda store: controls.cancel(store, wanted, cascade=cascade))
+        except SequenceBusyError:
+            if tx is not None:
+                raise
+            standing = {}
+            for id in wanted:  # one at a time: the others must not wait for the one that is held
+                try:
+                    standing.update(await self._change(tx, lambda store, id=id: controls.cancel(store, [id], cascade=cascade)))  # type: ignore[misc]
+                except SequenceBusyError:
+                    standing[id] = "busy"
+        return {UUID(id): cast("Cancelled", status) for id, status in standing.items()}
+
+    async def delete_sequences(self, ids: Iterable[UUID], /, *, cascade: bool = False, tx: Tx | ForeignTx | None = None) -> list[UUID]:
+        """Remove sequences with all that is known of them, finished or not; those that were there. Running handlers are cancelled
+        (`job.abort_reason` "deleted").
+
+        SequenceHasDependentsError, and nothing is changed, if an unfinished sequence that is not among them has one as a blocker.
+        cascade: also what they have waited for, at any of their steps, as far as no other unfinished sequence needs it.
+        """
+        wanted = _texts(ids)
+        self._not_itself(wanted, tx)
+        gone: dict[str, None] = {}
+
+        def plan(store: Store) -> Plan[tuple[None, Changes]]:
+            deleted, changes = yield from controls.delete(store, wanted, cascade=cascade)
+            gone.update(dict.fromkeys(deleted))  # a try whose COMMIT was not answered has deleted them, if the next one finds none
+            return None, changes
+
+        await self._change(tx, plan)
+        return [UUID(id) for id in gone]
+
+    async def trigger(self, ids: Iterable[UUID], /, *, tx: Tx | ForeignTx | None = None) -> None:
+        """Let waiting sequences run now, in the order of the ids: as `reschedule` without a time."""
+        await self._reschedule(ids, None, None, tx)
+
+    async def reschedule(
+        self, ids: Iterable[UUID], /, *, delay: Duration | None = None, at: datetime | None = None, tx: Tx | ForeignTx | None = None
+    ) -> None:
+        """Give waiting sequences another time, after `delay` or `at` an instant; all or none, due in the order of the ids.
+
+        Blocked ones go on waiting for their blockers, and for that time. SequenceNotFoundError, SequenceEndedError, SequenceRunningError
+        name those that forbid it, and nothing is changed.
+        """
+        span, instant = options.when({"delay": delay, "at": at})
+        if span is None and instant is None:
+            raise UsageError("reschedule() needs delay= or at=; `trigger(ids)` lets them run now.")
+        await self._reschedule(ids, span, instant, tx)
+
+    async def _reschedule(self, ids: Iterable[UUID], delay: Any, at: datetime | None, tx: Any) -> None:
+        wanted = _texts(ids)
+        self._not_itself(wanted, tx)
+        await self._change(tx, lambda store: controls.reschedule(store, wanted, delay, at))
+
+    # --- completing from outside
+
+    @overload
+    async def complete_sequence(
+        self, id: UUID, outcome: BaseModel | Continuation[Any] | None, /, *, position: int | None = None, tx: Tx | ForeignTx | None = None
+    ) -> bool: ...
+    @overload
+    async def complete_sequence(
+        self,
+        id: UUID,
+        outcome: Decide[In],
+        /,
+        *,
+        job_type: InternalJobType[In, Any],
+        position: int | None = None,
+        tx: Tx | ForeignTx | None = None,
+    ) -> bool: ...
+    @overload
+    async def complete_sequence(
+        self,
+        id: UUID,
+        outcome: DecideIn[In, Tx],
+        /,
+        *,
+        job_type: InternalJobType[In, Any],
+        position: int | None = None,
+        tx: Tx | ForeignTx | None = None,
+    ) -> bool: ...
+    @overload
+    async def complete_sequence(
+        self, id: UUID, outcome: Decide[Any] | DecideIn[Any, Tx], /, *, position: int | None = None, tx: Tx | ForeignTx | None = None
+    ) -> bool: ...
+    async def complete_sequence(
+        self,
+        id: UUID,
+        outcome: Any,
+        /,
+        *,
+        job_type: InternalJobType[Any, Any] | None = None,
+        position: int | None = None,
+        tx: Any = None,
+    ) -> bool:
+        """Complete a sequence's current job from outside, whether it waits or runs: for approvals and webhooks. True unless declined.
+
+        outcome: an output of the job's type, a Continuation, or a function that gives one, or declines (`return job.decline()`). The
+        function, def or async, is called with the OpenJob while its row is held, and with the transaction if it takes a second
+        parameter; it may be called again after a lost connection, but is committed once, and has a minute. A handler that runs is
+        cancelled (`job.abort_reason` "completed_elsewhere"). job_type, position: what the current job must be.
+        SequenceNotFoundError, SequenceEndedError (says how), SequenceMovedError, InvalidOutputError, UnknownJobTypeError.
+        """
+        wanted = _texts([id])[0]
+        self._not_itself([wanted], tx)
         database = await self._db()
-        parts = [rows.sequence_row(str(id), lane_of(id, database.store.lanes)) for id in ids]
+        if position is None:
+            position = await self._carry(tx, lambda store: controls.look(store, wanted), database)
+        call = _Completion(self, wanted, outcome, job_type, position)
+        if tx is not None:
+            connection = self._connection(tx)
+            await carry_out(controls.check_isolation(), connection)
+            changes = await call.on(database, connection, tx)
+            if changes is not None:
+                await carry_out(_note(database, changes), connection)
+            return changes is not None
 
-        async def work(connection: AsyncConnection[Any]) -> list[tuple[int, str, str, int, str]]:
-            async with connection.transaction():
-                revived = await database.store.revive_failed(parts).on(connection)
-                moved = [rows.sequence_row(id, lane) for lane, id, *_ in revived]
-                await together(connection, database.store.move_failed(moved))
-                return revived
+        async def work(connection: AsyncConnection[Any]) -> Changes | None:
+            async with _transaction(database, connection):
+                wrapped = self.wrap(connection)
+                if wrapped is None:
+                    return await call.on(database, connection, connection)
+                async with wrapped as own:
+                    return await call.on(database, connection, own)
 
-        revived = await database.retrying(work)
+        changes = await database.retrying(work, LIMIT)
+        if changes is not None:
+            self._tell(changes)
+        return changes is not None
+
+    # --- dead letters
+
+    @overload
+    async def retry_sequences(
+        self, ids: Iterable[UUID], /, *, new_input: NewInput | None = None, reset_attempts: bool = True, tx: Tx | ForeignTx | None = None
+    ) -> dict[UUID, Retried]: ...
+    @overload
+    async def retry_sequences(
+        self,
+        /,
+        *,
+        job_type: InternalJobType[In, Any],
+        new_input: In | Callable[[Failure], In] | None = None,
+        reset_attempts: bool = True,
+        tx: Tx | ForeignTx | None = None,
+        **which: Unpack[FailedFilter],
+    ) -> dict[UUID, Retried]: ...
+    @overload
+    async def retry_sequences(
+        self,
+        /,
+        *,
+        job_type: str | None = None,
+        new_input: NewInput | None = None,
+        reset_attempts: bool = True,
+        tx: Tx | ForeignTx | None = None,
+        **which: Unpack[FailedFilter],
+    ) -> dict[UUID, Retried]: ...
+    async def retry_sequences(
+        self,
+        ids: Iterable[UUID] | None = None,
+        /,
+        *,
+        job_type: InternalJobType[Any, Any] | str | None = None,
+        new_input: Any = None,
+        reset_attempts: bool = True,
+        tx: Any = None,
+        **which: Unpack[FailedFilter],
+    ) -> dict[UUID, Retried]:
+        """Run failed sequences again, from the job that failed, in one transaction; what was done with each, by id.
+
+        ids, or a filter (FailedFilter, and job_type: those whose failed job is of it). new_input: a model or mapping for all, or a
+        function that makes one for each Failure; checked for all before anything is written (InvalidInputError lists what is refused).
+        reset_attempts: with all attempts; else with one more. Sequences whose key another unfinished one has are left.
+        """
+        wanted = None if ids is None else _texts(ids)
+        conditions = _which(which, job_type)
+        if (wanted is None) == (not which and job_type is None):
+            raise UsageError("retry_sequences() takes ids, or a filter: say which, like oldest=100 or type='resize'.")
+        result: dict[str, str] = {}
+
+        def plan(store: Store) -> Plan[tuple[None, Changes]]:
+            make = new_inputs(new_input, self.get, self.max_payload)
+            same = wanted if wanted is not None else list(result) or None  # a second try is about the same sequences as the first
+            now, changes = yield from controls.retry(store, same, conditions, make, reset_attempts=reset_attempts)
+            # a try whose COMMIT was not answered has retried them, if the next one finds them unfinished
+            result.update({id: done for id, done in now.items() if result.get(id) != "retried" or done != "not_failed"})
+            return None, changes
+
+        await self._change(tx, plan)
+        return {UUID(id): cast("Retried", done) for id, done in result.items()}
+
+    async def clear_failed(
+        self, *, job_type: InternalJobType[Any, Any] | str | None = None, tx: Tx | ForeignTx | None = None, **which: Unpack[FailedFilter]
+    ) -> dict[UUID, Cleared]:
+        """Remove failed sequences (all, or those of the filter) with all that is known of them; those that an unfinished one needs stay."""
+        conditions = _which(which, job_type)
+        result: dict[str, str] = {}
+
+        def plan(store: Store) -> Plan[tuple[None, Changes]]:
+            now, changes = yield from controls.clear(store, list(result) or None, conditions)
+            result.update(now)
+            return None, changes
+
+        await self._change(tx, plan)
+        return {UUID(id): cast("Cleared", done) for id, done in result.items()}
+
+    async def count_failed(self, *, job_type: InternalJobType[Any, Any] | str | None = None, **which: Unpack[FailedFilter]) -> int:
+        """How many sequences have failed: all, or those of the filter."""
+        database = await self._db()
+        conditions = _which(which, job_type)
+        oldest: Any = conditions.pop("limit")
+        count = sum(row[1] for row in await database.run(database.store.count_failed(**conditions)))
+        return count if oldest is None else min(count, oldest)
+
+    # --- shared
+
+    def _not_itself(self, ids: Sequence[str], tx: object) -> None:
+        """What cannot be right, because a handler would wait for itself."""
+        running = current.get()
+        if running is None or not running.in_phase:
+            return
+        if tx is None:
+            raise UsageError("inside a phase this must be part of its transaction: pass tx=tx.")
+        if running.row.sequence_id in ids and running.connection_of(tx) is not None:
+            raise UsageError("a handler cannot change its own sequence in its own transaction: return, or raise Fail or Retry.")
+
+    def _connection(self, tx: Any) -> Any:
+        running = current.get()
+        return (running.connection_of(tx) if running is not None else None) or connection_of(tx, native=self._wrapper is not None)
+
+    async def _carry(self, tx: Any, plan: Callable[[Store], Plan[T]], database: Database) -> T:
+        if tx is not None:
+            return await carry_out(plan(database.store), self._connection(tx))
+        return await database.retrying(lambda connection: carry_out(plan(database.store), connection))
+
+    async def _change(self, tx: Any, plan: Callable[[Store], Plan[tuple[T, Changes]]]) -> T:
+        """Carry a plan out in the caller's transaction, or in one of the engine's own; then tell everybody."""
+        connection = None if tx is None else self._connection(tx)
+        database = await self._db()
+        if connection is not None:
+            joined = partial(controls.in_callers_transaction, store=database.store, channel=database.channel)
+            return (await blocking.marking(database, lambda: carry_out(joined(plan(database.store)), connection)))[0]
+        tries: list[Changes] = []
+
+        async def work(own: AsyncConnection[Any]) -> T:
+            async with _transaction(database, own):
+                outcome, changes = await carry_out(plan(database.store), own)
+                tries.append(changes)
+                return outcome
+
+        outcome = await blocking.marking(database, lambda: database.retrying(work))
+        for changes in tries:
+            self._tell(changes)
+        return outcome
+
+    def _tell(self, changes: Changes) -> None:
+        """After the commit: the workers and waiters of this engine know at once, the others by hints."""
         for worker in self._workers:
-            worker.look()
-        self._notifier.send(hint(lane, queue, priority) for lane, _, queue, priority, _ in revived)
-        return [UUID(id) for _, id, *_ in revived]
+            worker.fates.told(changes.aborted)
+            for lane, queue, priority, type_, due in changes.ready:
+                if worker.serves(queue, type_):
+                    worker.wake(lane, queue, priority, due)
+        self._waiters.ended(changes.ended)
+        self._notifier.send(changes.hints)
+
+
+class _Completion:
+    """One call of `complete_sequence`: what it wants, and what its earlier tries have done."""
+
+    def __init__(self, engine: Controls[Any], id: str, outcome: Any, job_type: InternalJobType[Any, Any] | None, position: int) -> None:
+        self._engine = engine
+        self._id = id
+        self._outcome = outcome
+        self._job_type = job_type
+        self._position = position
+        self._tried: tuple[Held, Changes] | None = None
+
+    async def on(self, database: Database, connection: Any, tx: object) -> Changes | None:
+        """Hold the job, ask, write. None when it was declined."""
+        store = database.store
+        if self._tried is not None and await carry_out(controls.written(store, self._tried[0]), connection):
+            return self._tried[1]
+        held = await carry_out(controls.hold(store, self._id, self._position), connection)
+        known = self._engine.get(held.type)
+        if self._job_type is not None and known is not self._job_type:
+            raise UsageError(f"the current job of sequence {self._id} is a {held.type!r}, not a {self._job_type.name!r}: look at it again.")
+        value = await self._answer(held, known, tx)
+        if isinstance(value, Declined):
+            return None
+        verdict = self._verdict(value, held, known)
+        blockers = verdict.blockers if isinstance(verdict, Step) else ()
+        changes = await blocking.marking(database, lambda: carry_out(controls.complete(store, held, verdict), connection), blockers)
+        self._tried = held, changes
+        return changes
+
+    async def _answer(self, held: Held, known: InternalJobType[Any, Any], tx: object) -> object:
+        if not callable(self._outcome) or isinstance(self._outcome, BaseModel):
+            return self._outcome
+        ids = UUID(held.sequence_id), UUID(held.job_id)
+        job: OpenJob[Any] = OpenJob(
+            *ids, held.type, held.position, held.attempt, held.running, held.created_at, lambda: known.load_input(held.input)
+        )
+        given = [job, tx][: _parameters(self._outcome)]
+        value = self._outcome(*given)
+        return await cast("Awaitable[object]", value) if inspect.isawaitable(value) else value
+
+    def _verdict(self, value: object, held: Held, known: InternalJobType[Any, Any]) -> Ending | Step:
+        engine = self._engine
+        if not isinstance(value, Continuation):
+            return Ending("completed", *known.dump_output(value, engine.max_payload))
+        most = known.options.get("max_steps", 10_000)
+        if held.position + 1 >= most:
+            raise UsageError(f"sequence {self._id} has reached max_steps ({most}) of {held.type!r}: complete it with an output.")
+        row: LiveJob = held.job()
+        return engine.step_for(cast("Continuation[Any]", value), row)
+
+
+@asynccontextmanager
+async def _transaction(database: Database, connection: AsyncConnection[Any]) -> AsyncGenerator[None]:
+    """One of the engine's own, that does not wait for long. SequenceBusyError."""
+    try:
+        async with connection.transaction():
+            await together(connection, READ_COMMITTED, database.store.limit_wait(WAIT))
+            yield
+    except errors.LockNotAvailable as error:
+        message = (
+            f"a sequence has been held for {WAIT.total_seconds():.0f} s by an open transaction of its handler, or a caller's: try again."
+        )
+        raise SequenceBusyError(message) from error
+
+
+def _parameters(function: Callable[..., object]) -> int:
+    """How many positional arguments it takes, at most the two that there are."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return min(2, sum(each.kind in kinds for each in inspect.signature(function).parameters.values()))
+
+
+def _note(database: Database, changes: Changes) -> Plan[None]:
+    if changes.hints:
+        yield database.store.notify(database.channel, changes.hints)
+
+
+def _texts(ids: Iterable[UUID]) -> list[str]:
+    given = list(ids)
+    for each in given:
+        if not isinstance(each, UUID):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"{each!r} is no id: a uuid.UUID is needed, like `sequence.id`.")
+    return list(dict.fromkeys(map(str, given)))
+
+
+def _which(which: FailedFilter, job_type: InternalJobType[Any, Any] | str | None) -> dict[str, object]:
+    options.known(which, FailedFilter.__annotations__)
+    oldest: Any = which.get("oldest")
+    if oldest is not None and (isinstance(oldest, bool) or not isinstance(oldest, int) or oldest < 1):
+        raise UsageError(f"oldest={oldest!r}: how many, at least 1.")
+    return {
+        "type": which.get("type"),
+        "job_type": job_type.name if isinstance(job_type, InternalJobType) else job_type,
+        "reason": which.get("reason"),
+        "after": options.instant(which.get("after"), "after"),
+        "before": options.instant(which.get("before"), "before"),
+        "limit": oldest,
+    }

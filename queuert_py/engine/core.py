@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
+from pydantic import BaseModel
 
-from queuert_py import options
+from queuert_py import failing, options
 from queuert_py.embedded import Server, open_server
 from queuert_py.errors import ConfigurationError, SchemaError, UsageError
 from queuert_py.ids import uuid7
@@ -20,9 +22,11 @@ from queuert_py.job_types import JobTypes
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
 from queuert_py.postgres.listener import Listener, Notifier
+from queuert_py.postgres.store import Store
+from queuert_py.runtime.dispatch import Dispatch
 from queuert_py.runtime.waiters import Waiters
 from queuert_py.runtime.worker import Worker
-from queuert_py.sequence import Collected
+from queuert_py.sequence import Collected, JobSequence, ResultSource
 from queuert_py.values import Continuation, ContinueOptions, LiveJob, Step
 
 DSN_VARIABLE = "QUEUERT_DSN"
@@ -31,7 +35,7 @@ DSN_VARIABLE = "QUEUERT_DSN"
 class Core(JobTypes[Tx]):
     """An engine without its verbs. See Engine."""
 
-    def __init__(self, db: Any, registries: tuple[Any, ...], *, schema: str, pool_size: int, max_payload: int) -> None:
+    def __init__(self, db: Any, registries: tuple[Any, ...], *, schema: str, pool_size: int, max_payload: int, pooler: bool = False) -> None:
         super().__init__()
         for registry in registries:
             self.mount(registry)
@@ -54,10 +58,13 @@ class Core(JobTypes[Tx]):
             self._embedded = (db.path, db.ephemeral)
         self._schema = schema
         self._pool_size = pool_size
+        self._pooler = pooler
         self._server: Server | None = None
         self._database: postgres.Database | None = None
         self._opening: asyncio.Lock | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._workers: list[Worker] = []
+        self._events = Dispatch()
 
     # --- opening and closing
 
@@ -65,29 +72,40 @@ class Core(JobTypes[Tx]):
         """Connect, and check the schema. An empty one is made (embedded: also brought up to date).
 
         migrate: True applies what is missing, False never does. DatabaseUnavailableError, SchemaError (with the command that repairs
-        it), EmbeddedError; NameError when a handler's annotations cannot be resolved.
+        it), EmbeddedError; NameError when a handler's annotations cannot be resolved; UsageError when it is open on another event loop.
         """
+        loop = asyncio.get_running_loop()
+        if self.loop not in (None, loop):
+            raise UsageError("the engine is open on another event loop (by `engine.sync`, or in another thread): close it there first.")
+        self.loop = loop
         if self._opening is None:
             self._opening = asyncio.Lock()
-        async with self._opening:
-            if self._database is not None:
-                return
+        try:
+            async with self._opening:
+                await self._open(migrate)
+        finally:
+            if self._database is None:
+                self.loop = None
+
+    async def _open(self, migrate: bool | None) -> None:
+        if self._database is None:
             self.validate()
             if self._embedded is not None and self._server is None:
                 path, ephemeral = self._embedded
                 self._server = await asyncio.to_thread(open_server, path, ephemeral=ephemeral)
                 self._source = self._server.dsn
             assert self._source is not None  # noqa: S101
-            database = postgres.Database(self._source, schema=self._schema, pool_size=self._pool_size)
+            database = postgres.Database(self._source, schema=self._schema, pool_size=self._pool_size, pooler=self._pooler)
             try:
                 await database.open()
                 await self._check_schema(database, migrate)
             except BaseException:
                 await database.close()
                 raise
-            self._database = database
+            self._database, self.loop = database, asyncio.get_running_loop()
             self._listener = Listener(database)
             self._notifier = Notifier(database)
+            self._events.connect(self._notifier.send)
             self._waiters = Waiters(database, lambda: self._listener, lambda: bool(self._workers))
 
     async def _check_schema(self, database: postgres.Database, migrate: bool | None) -> None:
@@ -99,12 +117,13 @@ class Core(JobTypes[Tx]):
             elif missing:
                 names = ", ".join(each.name for each in missing)
                 raise SchemaError(f"schema {self._schema!r} lacks {names}: run `queuert migrate`.")
-            database.store.lanes = await migrations.lanes_of(connection, self._schema)
+            made = await migrations.settings_of(connection, self._schema)
+            database.store = Store(self._schema, int(made.get("lanes", 1)), virtual="clock" in made)
 
     async def migrate(self, *, lanes: int = 1) -> list[str]:
         """Make the schema, or bring it up to date; the names of what was applied. lanes: fixed by the first call (1 to 256)."""
         if self._database is None and self._embedded is None and self._source is not None:
-            database = postgres.Database(self._source, schema=self._schema, pool_size=1)
+            database = postgres.Database(self._source, schema=self._schema, pool_size=1, pooler=self._pooler)
             try:
                 await database.open()
                 async with database.connection() as connection:
@@ -119,6 +138,7 @@ class Core(JobTypes[Tx]):
         for worker in list(self._workers):
             await worker.stop()
         if self._database is not None:
+            await self._events.stop()
             await self._waiters.stop()
             await self._notifier.stop()
             await self._listener.stop()
@@ -127,7 +147,16 @@ class Core(JobTypes[Tx]):
         if self._server is not None:
             server, self._server = self._server, None
             await asyncio.to_thread(server.close)
-        self._opening = None
+        self._opening = self.loop = None
+
+    def forget(self) -> list[object]:
+        """In a forked process: be as if never opened. What was open, to be kept and never closed: its sockets are the parent's as well."""
+        opened = [self._database, self._server, self._opening, self.loop, *self._workers]
+        if self._database is not None:
+            opened += [self._listener, self._notifier, self._waiters]
+        self._database = self._server = self._opening = self.loop = None
+        self._workers = []
+        return opened
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -140,6 +169,7 @@ class Core(JobTypes[Tx]):
         """Check that every declaration can be read: annotations resolve, models are models. Called by `open` and by workers."""
         for job_type in self:
             _ = job_type.contract
+        failing.check(self)
 
     def __repr__(self) -> str:
         return f"<Engine {self._schema!r}, {len(self.names())} job types, {'open' if self._database else 'not open'}>"
@@ -167,6 +197,10 @@ class Core(JobTypes[Tx]):
         return self._notifier
 
     @property
+    def events(self) -> Dispatch:
+        return self._events
+
+    @property
     def waiters(self) -> Waiters:
         return self._waiters
 
@@ -175,6 +209,14 @@ class Core(JobTypes[Tx]):
 
     def wrap(self, connection: AsyncConnection[Any]) -> AbstractAsyncContextManager[Any] | None:
         return None if self._wrapper is None else self._wrapper.transaction(connection)
+
+    def find(self, type: str, id: str) -> JobSequence[Any]:
+        """A handle that a step has kept: of any type, declared here or not."""
+        return JobSequence[Any](id, type, cast("ResultSource", self), self.get(type).contract.outputs if self.has(type) else None)
+
+    def model(self, type: str, name: str) -> builtins.type[BaseModel] | None:
+        """The model of this name that a job type returns."""
+        return self.get(type).contract.outputs.get(name) if self.has(type) else None
 
     def joined(self, worker: Worker) -> None:
         self._workers.append(worker)
@@ -188,8 +230,6 @@ class Core(JobTypes[Tx]):
         known = self.get(continuation.job_type.name)
         blockers = Collected()
         text = known.dump_input(continuation.input, self.max_payload, blockers)
-        if blockers.ids:
-            raise UsageError(f"{known.name!r}: inputs with Blocker fields cannot be continued with yet.")
         options.known(continuation.options, ContinueOptions.__annotations__)
         delay, at = options.when(continuation.options)
         return Step(
@@ -202,6 +242,8 @@ class Core(JobTypes[Tx]):
             priority=options.priority(continuation.options["priority"]) if "priority" in continuation.options else None,
             max_attempts=None,
             timeout=options.span(known.options.get("timeout"), "timeout"),
+            blockers=list(map(str, blockers.ids)),
+            on_blocker_failure=known.options.get("on_blocker_failure", "hold"),
         )
 
     async def _db(self) -> postgres.Database:

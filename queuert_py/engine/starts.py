@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -15,10 +15,12 @@ from queuert_py.engine.looks import Looks
 from queuert_py.errors import ResultTimeoutError, UsageError
 from queuert_py.job import In, Tx, current
 from queuert_py.job_types import InternalJobType, JobType, Out
+from queuert_py.joining import ForeignTx, connection_of
 from queuert_py.postgres.listener import hint
+from queuert_py.postgres.starts import Own
 from queuert_py.results import error_of, output_of
 from queuert_py.sequence import JobSequence
-from queuert_py.starting import Batch, connection_of
+from queuert_py.starting import Batch, Unregistered
 from queuert_py.values import Duration, Request, StartOptions
 
 A = TypeVar("A", bound=BaseModel | None)
@@ -33,7 +35,7 @@ class Starts(Looks[Tx]):
 
     @overload
     async def start_sequence(
-        self, job_type: JobType[In, Out], /, input: In, *, tx: Tx | None = None, **how: Unpack[StartOptions]
+        self, job_type: JobType[In, Out], /, input: In, *, tx: Tx | ForeignTx | None = None, **how: Unpack[StartOptions]
     ) -> JobSequence[Out]: ...
     @overload
     async def start_sequence(
@@ -43,18 +45,19 @@ class Starts(Looks[Tx]):
         input: BaseModel | Mapping[str, object],
         *,
         output: type[Out],
-        tx: Tx | None = None,
+        tx: Tx | ForeignTx | None = None,
         **how: Unpack[StartOptions],
     ) -> JobSequence[Out]: ...
     @overload
     async def start_sequence(
-        self, job_type: str, /, input: BaseModel | Mapping[str, object], *, tx: Tx | None = None, **how: Unpack[StartOptions]
+        self, job_type: str, /, input: BaseModel | Mapping[str, object], *, tx: Tx | ForeignTx | None = None, **how: Unpack[StartOptions]
     ) -> JobSequence[Any]: ...
     async def start_sequence(self, job_type: Any, /, input: Any, *, output: Any = None, tx: Any = None, **how: Unpack[StartOptions]) -> Any:
         """Start a sequence; returns its handle as soon as it is committed.
 
         job_type: a JobType, or its name (then `output=Model` types the result). input: its model; a mapping is validated, by name only.
-        how: StartOptions. tx: the caller's transaction (of the engine's kind): the sequence exists if and only if that commits.
+        how: StartOptions. tx: the caller's transaction, of the engine's kind or wrapped by `join`: the sequence exists if and only if that
+        commits.
         Raises, before anything is written: InvalidInputError (names the field), UnknownJobTypeError, NotStartableError, UsageError;
         DuplicateIdError; DatabaseUnavailableError.
         """
@@ -62,24 +65,36 @@ class Starts(Looks[Tx]):
         handles = await self._start([Request(found, input, how)], tx)
         return handles[0]
 
+    async def start_unregistered(
+        self, name: str, /, input: Mapping[str, object], *, tx: Tx | ForeignTx | None = None, **how: Unpack[StartOptions]
+    ) -> JobSequence[Any]:
+        """Start a sequence of a job type that is declared elsewhere: for producers without its models, by name, with plain JSON values.
+
+        The input is checked when a worker takes it up (what its model refuses fails with the reason `validation`); here only that it can
+        be stored. A name that is declared here is started as by `start_sequence`. The handle's result is the output as plain JSON values.
+        """
+        if self.has(name):
+            return await self.start_sequence(name, input, tx=tx, **how)
+        return (await self._start([Request(Unregistered(name), cast("Any", input), how)], tx))[0]
+
     @overload
     async def start_sequences(  # type: ignore[overload-overlap]
-        self, requests: tuple[Request[A], Request[B]], /, *, tx: Tx | None = None
+        self, requests: tuple[Request[A], Request[B]], /, *, tx: Tx | ForeignTx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B]]: ...
     @overload
     async def start_sequences(  # type: ignore[overload-overlap]
-        self, requests: tuple[Request[A], Request[B], Request[C]], /, *, tx: Tx | None = None
+        self, requests: tuple[Request[A], Request[B], Request[C]], /, *, tx: Tx | ForeignTx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C]]: ...
     @overload
     async def start_sequences(  # type: ignore[overload-overlap]
-        self, requests: tuple[Request[A], Request[B], Request[C], Request[D]], /, *, tx: Tx | None = None
+        self, requests: tuple[Request[A], Request[B], Request[C], Request[D]], /, *, tx: Tx | ForeignTx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C], JobSequence[D]]: ...
     @overload
     async def start_sequences(  # type: ignore[overload-overlap]
-        self, requests: tuple[Request[A], Request[B], Request[C], Request[D], Request[E]], /, *, tx: Tx | None = None
+        self, requests: tuple[Request[A], Request[B], Request[C], Request[D], Request[E]], /, *, tx: Tx | ForeignTx | None = None
     ) -> tuple[JobSequence[A], JobSequence[B], JobSequence[C], JobSequence[D], JobSequence[E]]: ...
     @overload
-    async def start_sequences(self, requests: Iterable[Request[Out]], /, *, tx: Tx | None = None) -> list[JobSequence[Out]]: ...
+    async def start_sequences(self, requests: Iterable[Request[Out]], /, *, tx: Tx | ForeignTx | None = None) -> list[JobSequence[Out]]: ...
     async def start_sequences(self, requests: Any, /, *, tx: Any = None) -> Any:
         """Start any number of sequences at once, all or none; handles in the order of the requests ([] for []). By COPY where it can.
 
@@ -93,16 +108,22 @@ class Starts(Looks[Tx]):
         running = current.get()
         if running is not None and running.in_phase and tx is None:
             raise UsageError("a start inside a phase must be part of its transaction: pass tx=tx.")
-        own = running.connection_of(tx) if running is not None and tx is not None else None
-        connection = own or connection_of(tx)
+        mine = running.connection_of(tx) if running is not None and tx is not None else None
+        connection = mine or connection_of(tx, native=self._wrapper is not None)
         if not requests:
             return []
         database = await self._db()
-        origin = None if running is None else running.row
+        origin = None if running is None else running.origin
         batch = Batch(requests, lanes=database.store.lanes, limit=self.max_payload, origin=origin, get=self.get)
-        outcomes = await batch.write(database, connection)
+        own = None if running is None or mine is None else Own(running.row, running.completing)
+        outcomes = await batch.write(database, connection, own)
+        if running is not None and own is not None and own.released:
+            running.let_go(own.released[0])
         if connection is None:
             self._wake(batch)
+            if self._events.wanted:
+                for event in batch.events(outcomes):
+                    self._events.emit(event)
         return batch.handles(outcomes, self)
 
     def _wake(self, batch: Batch) -> None:
@@ -138,7 +159,8 @@ class Starts(Looks[Tx]):
         limit = None if timeout is None else seconds(timeout)
         try:
             async with asyncio.timeout(limit):
-                ended = await self._waiters.wait(str(sequence.id))
+                ended = sequence.ended or await self._waiters.wait(str(sequence.id))
+                sequence.ended = None
         except TimeoutError:
             raise ResultTimeoutError(
                 f"sequence {sequence.id} ({sequence.type}) has not ended within {limit} s; it goes on.", sequence_id=str(sequence.id)

@@ -56,6 +56,8 @@ def fault_of(error: BaseException, connection: AsyncConnection[Any] | Connection
             return classify(error.sqlstate, connected=connected)
         case OSError() if connection is None or connection.closed or connection.broken:
             return Fault.LOST
+        case _ if isinstance(wrapped := getattr(error, "orig", None), psycopg.Error):  # as SQLAlchemy raises it
+            return fault_of(wrapped, connection)
         case _:
             return None
 
@@ -105,9 +107,10 @@ class Health:
     def report(self) -> Report:
         return Report(self._state, self._latency, self._error, self._version, time.monotonic() - self._since)
 
-    def on_change(self, callback: Callable[[Report], object]) -> None:
-        """Call it with the report after each change of state, in the event loop; its exceptions are logged."""
+    def on_change(self, callback: Callable[[Report], object]) -> Callable[[], None]:
+        """Call it with the report after each change of state, in the event loop; its exceptions are logged. Returns what ends that."""
         self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
 
     def start(self) -> None:
         if self._task is None:
@@ -184,10 +187,20 @@ class Health:
 
 
 class Database:
-    """One PostgreSQL, one schema. `source`: a conninfo (DSN) or a caller's pool; `pool_size`: connections for handlers and callers."""
+    """One PostgreSQL, one schema. `source`: a conninfo (DSN) or a caller's pool; `pool_size`: connections for handlers and callers.
+
+    `pooler`: the way there leads through a transaction pooler, so nothing may be left in a session: no prepared statements, no settings,
+    no session locks, no LISTEN.
+    """
 
     def __init__(
-        self, source: str | AsyncConnectionPool[Any], *, schema: str = "queuert", pool_size: int = 10, health_interval: float = 30.0
+        self,
+        source: str | AsyncConnectionPool[Any],
+        *,
+        schema: str = "queuert",
+        pool_size: int = 10,
+        pooler: bool = False,
+        health_interval: float = 30.0,
     ) -> None:
         self._own = isinstance(source, str)
         if isinstance(source, str):
@@ -200,20 +213,28 @@ class Database:
                 ) from None
             self.conninfo = make_conninfo("", **{**_DEFAULTS, **given})
         else:
+            if pooler and (not isinstance(source.kwargs, dict) or source.kwargs.get("prepare_threshold", 0) is not None):
+                raise ConfigurationError("pooler=True with a pool of your own: make it with kwargs={'prepare_threshold': None}.")
             self.conninfo = make_conninfo(source.conninfo if isinstance(source.conninfo, str) else "", **_pool_keywords(source))
         self.schema = schema
+        self.pooler = pooler
+        self._keywords: dict[str, Any] = {"autocommit": True, **({"prepare_threshold": None} if pooler else {})}
         self.store = Store(schema)
         self.channel = f"queuert_{schema}"
         self._size = pool_size
         self._pool: AsyncConnectionPool[Any] | None = None if isinstance(source, str) else source
         self._leaving: set[asyncio.Task[None]] = set()
         self.health = Health(self, health_interval)
+        self.aside = Link(self, "aside")
+        """For what is committed apart, by one who may hold a connection of the pool: never wait for a second one."""
 
     # --- connections
 
     async def connect(self, purpose: str) -> AsyncConnection[Any]:
         """A new connection of the engine's own: autocommit, plans pinned, its purpose in application_name."""
-        connection = await AsyncConnection.connect(self._named(purpose), autocommit=True)
+        connection = await AsyncConnection.connect(self._named(purpose), **self._keywords)
+        if self.pooler:
+            return connection
         try:
             await connection.execute(_PLANS.encode(), prepare=False)
         except BaseException:
@@ -223,8 +244,9 @@ class Database:
 
     def connect_sync(self, purpose: str) -> Connection[Any]:
         """As `connect`, for a thread."""
-        connection = Connection.connect(self._named(purpose), autocommit=True)
-        connection.execute(_PLANS.encode(), prepare=False)
+        connection = Connection.connect(self._named(purpose), **self._keywords)
+        if not self.pooler:
+            connection.execute(_PLANS.encode(), prepare=False)
         return connection
 
     def _named(self, purpose: str) -> str:
@@ -246,6 +268,7 @@ class Database:
     async def close(self) -> None:
         """Close what `open` opened; a caller's own pool stays open."""
         await self.health.stop()
+        await self.aside.close()
         if self._own and self._pool is not None:
             pool, self._pool = self._pool, None
             await pool.close()
@@ -253,9 +276,8 @@ class Database:
             await task
 
     def _new_pool(self) -> AsyncConnectionPool[Any]:
-        keywords = {"autocommit": True}
         return AsyncConnectionPool(
-            self.conninfo, kwargs=keywords, min_size=1, max_size=self._size, open=False, name="queuert", reconnect_timeout=30
+            self.conninfo, kwargs=self._keywords, min_size=1, max_size=self._size, open=False, name="queuert", reconnect_timeout=30
         )
 
     def renew_pool(self) -> None:
@@ -302,14 +324,16 @@ class Database:
 
         return await self.retrying(once)
 
-    async def retrying(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Run `work` on a pool connection, again after a fault that may pass. DatabaseUnavailableError when it does not."""
+    async def retrying(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]], limit: float = DEADLINE) -> T:
+        """Run `work` on a pool connection, again after a fault that may pass. DatabaseUnavailableError when it does not.
+
+        limit: seconds after which one try's socket is shut down."""
         tried = 0
         while True:
             connection: AsyncConnection[Any] | None = None
             try:
                 async with self.connection() as connection:
-                    with deadline(connection):
+                    with deadline(connection, limit):
                         return await work(connection)
             except (psycopg.Error, OSError) as error:
                 fault = fault_of(error, connection)

@@ -44,7 +44,7 @@ class Listener:
         """Call `receive` with each hint, and `ready` whenever listening has (again) begun: then look for what was missed."""
         self._receivers.append(receive)
         self._ready.append(ready)
-        if self._task is None:
+        if self._task is None and not self._database.pooler:
             self._task = asyncio.create_task(self._run(), name="queuert listener")
 
         def leave() -> None:

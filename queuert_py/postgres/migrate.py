@@ -29,7 +29,12 @@ create table if not exists /* schema */setting (
 _LANES = "insert into /* schema */setting values ('lanes', '{lanes}') on conflict do nothing;"
 _RECORD = "insert into /* schema */migration (number, name, checksum) values ({number}, '{name}', '{checksum}');"
 _APPLIED = "select number, checksum from /* schema */migration"
-_READ_LANES = "select value::int from /* schema */setting where name = 'lanes'"
+_READ_SETTINGS = "select name, value #>> '{}' from /* schema */setting"
+_CLOCK = """
+insert into /* schema */setting values ('clock', '"0"');
+create function /* schema */virtual_now() returns timestamptz language sql volatile as
+$$ select clock_timestamp() + (select (value #>> '{}')::interval from /* schema */setting where name = 'clock') $$;
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,15 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda each: each.number)
 
 
-def script(schema: str, lanes: int = 1) -> str:
-    """Everything as one SQL script, for review or for another tool. ConfigurationError for lanes out of range."""
+def script(schema: str, lanes: int = 1, *, virtual: bool = False) -> str:
+    """Everything as one SQL script, for review or for another tool. ConfigurationError for lanes out of range.
+
+    virtual: for tests that travel in time: a schema with a clock of its own, which engines find by its setting when they open.
+    """
     _check(lanes)
-    parts = [_bootstrap(schema), _lanes(schema, lanes)]
+    parts = [_bootstrap(schema), _lanes(schema, lanes), *([fill(_CLOCK, schema)] if virtual else [])]
     for each in migrations():
-        parts += [f"-- {each.name}", fill(each.sql, schema), _record(schema, each)]
+        parts += [f"-- {each.name}", fill(each.sql, schema, virtual=virtual), _record(schema, each)]
     return "begin;\n" + "\n".join(parts) + "\ncommit;\n"
 
 
@@ -91,11 +99,15 @@ async def applied(connection: AsyncConnection[Any], schema: str) -> dict[int, st
         return {}
 
 
+async def settings_of(connection: AsyncConnection[Any], schema: str) -> dict[str, str]:
+    """What the schema was made with: `lanes`; `clock`, in tests, if it has one of its own."""
+    cursor = await connection.execute(fill(_READ_SETTINGS, schema).encode())
+    return {str(name): str(value) for name, value in await cursor.fetchall()}
+
+
 async def lanes_of(connection: AsyncConnection[Any], schema: str) -> int:
     """How many lanes the schema was made with."""
-    cursor = await connection.execute(fill(_READ_LANES, schema).encode())
-    row = await cursor.fetchone()
-    return int(row[0]) if row else 1
+    return int((await settings_of(connection, schema)).get("lanes", 1))
 
 
 def pending(done: dict[int, str], schema: str) -> list[Migration]:

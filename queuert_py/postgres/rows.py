@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
-from queuert_py.values import Delay, Ending, LiveJob, Step
+from queuert_py.values import Block, Delay, Doom, Ending, LiveJob, Step, Suspend
 
 
 def quote(text: str | None) -> str:
@@ -39,21 +39,23 @@ def finish_row(job: LiveJob, output: str, output_type: str | None) -> str:
     return f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"output":{output},"output_type":{kind}}}'
 
 
-def end_row(job: LiveJob, ending: Ending) -> str:
+def end_row(job: LiveJob, ending: Ending, key: str | None = None) -> str:
+    """An ending. `key`: the one that the sequence let go for another, kept in its history."""
     return (
         f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"outcome":"{ending.outcome}",'
         f'"reason":{quote(ending.reason)},"output":{ending.output or "null"},"output_type":{quote(ending.output_type)},'
-        f'"error":{ending.error or "null"}}}'
+        f'"error":{ending.error or "null"},"key":{quote(key)},"charge":{0 if ending.charged else -1}}}'
     )
 
 
-def step_row(job: LiveJob, step: Step, handoff: bool) -> str:
+def step_row(job: LiveJob, step: Step, handoff: bool, more: Mapping[str, Any] | None = None) -> str:
+    """A continuation. `more`: the columns of one that waits for blockers."""
     return (
         f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"job_id":"{step.job_id}","type":{quote(step.type)},'
         f'"queue":{quote(step.queue)},"priority":{"null" if step.priority is None else step.priority},"input":{step.input},'
         f'"at":{instant(step.at)},"delay":{interval(step.delay)},'
         f'"max_attempts":{"null" if step.max_attempts is None else step.max_attempts},"timeout":{interval(step.timeout)},'
-        f'"handoff":{"true" if handoff else "false"}}}'
+        f'"handoff":{"true" if handoff else "false"},"compensates":{"true" if step.failure else "false"}{_more(more)}}}'
     )
 
 
@@ -65,6 +67,21 @@ def delay_row(job: LiveJob, delay: Delay) -> str:
     )
 
 
+def suspend_row(job: LiveJob, wait: Suspend) -> str:
+    return (
+        f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"name":{quote(wait.name)},'
+        f'"event":{"true" if wait.event else "false"},"delay":{interval(wait.after)},"at":{instant(wait.at)}}}'
+    )
+
+
+def progress_row(job: LiveJob, progress: str) -> str:
+    return f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"progress":{progress}}}'
+
+
+def job_row(lane: int, sequence_id: str, position: int) -> str:
+    return f'{{"lane":{lane},"sequence_id":"{sequence_id}","position":{position}}}'
+
+
 def sequence_row(sequence_id: str, lane: int) -> str:
     return f'{{"lane":{lane},"sequence_id":"{sequence_id}"}}'
 
@@ -72,3 +89,42 @@ def sequence_row(sequence_id: str, lane: int) -> str:
 def start_row(fields: Mapping[str, Any], input: str) -> str:
     """A start: plain fields, and the input that is JSON already."""
     return f'{to_json(fields).decode()[:-1]},"input":{input}}}'
+
+
+def edge_row(blocker_lane: int, blocker_id: str, lane: int, sequence_id: str, position: int, ordinal: int, *, counted: bool) -> str:
+    """This job waits for that sequence. `counted`: not any more."""
+    return (
+        f'{{"blocker_lane":{blocker_lane},"blocker_id":"{blocker_id}","lane":{lane},"sequence_id":"{sequence_id}","position":{position},'
+        f'"ordinal":{ordinal},"counted":{"true" if counted else "false"}}}'
+    )
+
+
+def block_row(job: LiveJob, wait: Block, fields: Mapping[str, Any]) -> str:
+    known = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch, "name": wait.name, "ids": list(wait.blockers)}
+    return to_json({**known, **fields}).decode()
+
+
+def place_row(sequence_id: str, lane: int, ordinal: int) -> str:
+    """A sequence, and its place in what was given."""
+    return f'{{"lane":{lane},"sequence_id":"{sequence_id}","ordinal":{ordinal}}}'
+
+
+def _more(fields: Mapping[str, Any] | None) -> str:
+    """Further fields of a row."""
+    return "," + to_json(fields).decode()[1:-1] if fields else ""
+
+
+def revive_row(sequence_id: str, lane: int, input: str | None, attempt: int, more: Mapping[str, Any] | None = None) -> str:
+    """A failed sequence that runs again. `input`: JSON in the place of the stored one. `more`: what it waits for."""
+    return f'{{"lane":{lane},"sequence_id":"{sequence_id}","attempt":{attempt},"input":{input or "null"}{_more(more)}}}'
+
+
+def doom_row(job: LiveJob, doom: Doom) -> str:
+    """A failure that a worker which knows the job's type has yet to write: the error, and in it the reason."""
+    known = {**from_json(doom.ending.error or "{}"), "reason": doom.ending.reason}
+    return f'{epoch_row(job)[:-1]},"crash":{int(doom.crash)},"doom":{to_json(known).decode()}}}'
+
+
+def failure_row(job: LiveJob, error: str | None) -> str:
+    """A failure to be logged. `error`: JSON."""
+    return f'{epoch_row(job)[:-1]},"error":{error or "null"}}}'

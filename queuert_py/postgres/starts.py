@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
+from pydantic_core import to_json
 
 from queuert_py.decisions.faults import Fault, pause, retries
-from queuert_py.errors import DuplicateIdError, UsageError
-from queuert_py.postgres import rows
+from queuert_py.errors import DuplicateIdError, DuplicateKeyError, UsageError
+from queuert_py.ids import lane_of
+from queuert_py.options import span
+from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.database import Database, deadline, fault_of, unreachable
-from queuert_py.postgres.store import Call
+from queuert_py.postgres.plans import Carrier, Plan, carry_out
+from queuert_py.postgres.store import Call, Store
+from queuert_py.values import BlockerPolicy, Dedup, LiveJob
 
 COPY_FROM = 500
 CHUNK = 1000
@@ -46,10 +51,33 @@ class Start:
     input: str
     key: str | None
     own_id: bool
+    dedup: Dedup | None = None
+    blockers: list[str] = field(default_factory=list[str])
+    policy: BlockerPolicy = "hold"
 
     @property
     def row(self) -> str:
         return rows.start_row(self.fields, self.input)
+
+    @property
+    def lasting(self) -> bool:
+        """Do finished sequences hold its key as well?"""
+        return self.dedup is not None and self.dedup.scope == "all"
+
+    def key_row(self, number: int) -> str:
+        """The row for find_keys and find_holders."""
+        window = span(self.dedup.window, "window") if self.dedup is not None else None
+        known = {"ordinal": number, "lane": self.lane, "type": self.fields["type"], "key": self.key}
+        return to_json({**known, "window": f"{window.total_seconds():.6f} seconds" if window else None}).decode()
+
+
+@dataclass(slots=True)
+class Own:
+    """The job in whose own transaction something is started. `completing`: it ends there. `released`: the key that it let go for it."""
+
+    job: LiveJob
+    completing: bool
+    released: list[str] = field(default_factory=list[str])
 
 
 Outcome = tuple[str, bool]
@@ -59,12 +87,18 @@ Outcome = tuple[str, bool]
 async def start(database: Database, starts: Sequence[Start], *, repeat: bool = False) -> list[Outcome]:
     """Start them in a transaction of the engine's own, tried again when the answer was lost: ids are known, so a repeat is no second."""
     tried = 0
+    connection: AsyncConnection[Any] | None = None
+
+    async def once() -> list[Outcome]:
+        nonlocal connection
+        async with database.connection() as connection:
+            with deadline(connection, 10.0 + len(starts) / 1000):
+                return await _start(database, connection, starts, repeat=repeat or tried > 0)
+
     while True:
-        connection: AsyncConnection[Any] | None = None
+        connection = None
         try:
-            async with database.connection() as connection:
-                with deadline(connection, 10.0 + len(starts) / 1000):
-                    return await _start(database, connection, starts, repeat=repeat or tried > 0)
+            return await blocking.marking(database, once, dict.fromkeys(id for each in starts for id in each.blockers))
         except (psycopg.Error, OSError) as error:
             fault = fault_of(error, connection)
             tried += 1
@@ -75,10 +109,14 @@ async def start(database: Database, starts: Sequence[Start], *, repeat: bool = F
             await asyncio.sleep(pause(fault, tried, random.random()))
 
 
+class _NotPlain(Exception):  # noqa: N818 - a signal
+    """A start with blockers among those that are being copied."""
+
+
 async def stream(database: Database, chunks: Iterator[list[Start]]) -> list[Outcome]:
     """Copy plain starts straight in while they are still being checked; one that is refused ends the COPY, and nothing is written.
 
-    If the connection fails, all are started by `start`, as what may be a repeat.
+    If the connection fails, or one has blockers, all are started by `start`, as what may be a repeat.
     """
     starts: list[Start] = []
     connection: AsyncConnection[Any] | None = None
@@ -88,70 +126,149 @@ async def stream(database: Database, chunks: Iterator[list[Start]]) -> list[Outc
             async with connection.cursor() as cursor, cursor.copy(sql.SQL("copy {} ({}) from stdin").format(table, columns)) as copy:
                 for chunk in chunks:
                     starts += chunk
+                    if any(each.blockers for each in chunk):
+                        raise _NotPlain
                     await copy.write("".join(map(_line, chunk)))
-    except (psycopg.Error, OSError) as error:
-        if fault_of(error, connection) in (None, Fault.BROKEN):
+    except (psycopg.Error, OSError, _NotPlain) as error:
+        if not isinstance(error, _NotPlain) and fault_of(error, connection) in (None, Fault.BROKEN):
             raise
         for chunk in chunks:
             starts += chunk
-        return await start(database, starts, repeat=True)
+        return await start(database, starts, repeat=not isinstance(error, _NotPlain))
     return [(each.id, False) for each in starts]
 
 
-async def start_in(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], hints: Sequence[str]) -> list[Outcome]:
+async def start_in(
+    database: Database,
+    connection: AsyncConnection[Any] | Carrier,
+    starts: Sequence[Start],
+    hints: Sequence[str],
+    own: Own | None = None,
+) -> list[Outcome]:
     """Start them in the caller's transaction, with the hint as part of it."""
-    if any(each.own_id for each in starts):
-        level = (await Call(b"show transaction_isolation", {}, lambda row: str(row[0])).on(connection))[0]
+    return await blocking.marking(database, lambda: carry_out(joined(database, starts, hints, own), connection))
+
+
+def joined(database: Database, starts: Sequence[Start], hints: Sequence[str], own: Own | None = None) -> Plan[list[Outcome]]:
+    """What `start_in` does. NotWatched: mark these blockers apart, and begin again; nothing has been written."""
+    store = database.store
+    if any(each.own_id or each.lasting for each in starts):
+        level = str((yield Call(b"show transaction_isolation", {}, lambda row: row[0]))[0])
         if level != "read committed":
             raise UsageError(
-                f"id= cannot be used in a {level} transaction: a finished sequence of this id would be invisible. Use READ COMMITTED."
+                f"id= and a Dedup of scope 'all' cannot be used in a {level} transaction: a finished sequence would be invisible. "
+                "Use READ COMMITTED."
             )
-    outcomes = await _careful(database, connection, starts, repeat=False)
-    await database.store.notify(database.channel, hints).on(connection)
+    for each in starts:
+        each.fields["watched"] = True  # a later start in this transaction may wait for it, and nobody else could mark it
+    if own is not None:
+        for type_ in dict.fromkeys(each.fields["type"] for each in starts if each.key and own.completing):
+            keys = [each.key for each in starts if each.key and each.fields["type"] == type_]
+            own.released += yield store.release_key(own.job, type_, keys)
+        if any(own.job.sequence_id in each.blockers for each in starts):
+            yield store.watch_self(own.job)
+    outcomes = yield from careful(store, starts, repeat=False)
+    yield store.notify(database.channel, hints)
     return outcomes
 
 
 async def _start(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], *, repeat: bool) -> list[Outcome]:
-    plain = not any(each.own_id or each.key for each in starts)
+    plain = not any(each.own_id or each.key or each.blockers for each in starts)
     if plain and not repeat and len(starts) <= CHUNK:
         await database.store.insert_sequences(each.row for each in starts).on(connection)
         return [(each.id, False) for each in starts]
-    if len(starts) == 1 and not repeat and not starts[0].own_id:
-        return await _careful(database, connection, starts, repeat=False)
+    only = starts[0]
+    if len(starts) == 1 and not repeat and not (only.own_id or only.blockers or (only.dedup and only.dedup != Dedup(only.dedup.key))):
+        return await carry_out(careful(database.store, starts, repeat=False), connection)
     async with connection.transaction():
-        return await _careful(database, connection, starts, repeat=repeat)
+        return await carry_out(careful(database.store, starts, repeat=repeat), connection)
 
 
-async def _careful(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], *, repeat: bool) -> list[Outcome]:
+def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list[Outcome]]:
     """Insert, then look: what was not inserted is held by its key or repeats an id; what repeats a finished one is undone."""
-    store = database.store
+    blocked = [each for each in starts if each.blockers]
+    standing: blocking.Standing = {}
+    if blocked:
+        standing = yield from blocking.stand(store, [id for each in blocked for id in each.blockers])
+        for each in blocked:
+            each.fields.update(blocking.counts(standing, each.blockers, each.policy))
     inserted: set[str] = set()
     for first in range(0, len(starts), CHUNK):
-        inserted |= set(await store.insert_sequences(each.row for each in starts[first : first + CHUNK]).on(connection))
+        inserted |= set((yield store.insert_sequences([each.row for each in starts[first : first + CHUNK]])))
     doubtful = [each for each in starts if repeat or each.own_id]
     same: dict[str, bool] = {}
     if doubtful:
-        inserted -= set(await store.undo_starts(rows.sequence_row(each.id, each.lane) for each in doubtful).on(connection))
-        same = dict(await store.find_repeats(each.row for each in doubtful).on(connection))
-    keyed = [(number, each) for number, each in enumerate(starts) if each.key and each.id not in inserted]
-    winners: dict[int, str] = {}
-    if keyed:
-        parts = [rows.start_row({"ordinal": number, **each.fields}, "null") for number, each in keyed]
-        winners = dict(await store.find_keys(parts).on(connection))
-    outcomes: list[Outcome] = []
+        inserted -= set((yield store.undo_starts([rows.sequence_row(each.id, each.lane) for each in doubtful])))
+        same = dict((yield store.find_repeats([each.row for each in doubtful])))
+    outcomes = yield from _settle_keys(store, starts, inserted)
+    refused: UsageError | None = None
     for number, each in enumerate(starts):
-        if each.id in inserted:
-            outcomes.append((each.id, False))
-        elif number in winners:
-            outcomes.append((winners[number], winners[number] != each.id))
-        elif each.id in same:
-            if not same[each.id]:
-                raise DuplicateIdError(f"a sequence {each.id} exists, of another type or input: give it another id.", id=each.id)
-            outcomes.append((each.id, each.own_id))
-        else:  # its winner has ended meanwhile: the key is free, or somebody else's once more
-            found = (await store.insert_or_join(each.row).on(connection))[0][0]
-            outcomes.append((found, found != each.id))
+        if each.id in inserted or number in outcomes:
+            found = outcomes.setdefault(number, each.id)
+            if found != each.id and each.dedup is not None and each.dedup.on_match == "raise":
+                refused = DuplicateKeyError(f"the key {each.key!r} is held by sequence {found}.", id=found, key=each.key)
+        elif same.get(each.id) is False:
+            refused = DuplicateIdError(f"a sequence {each.id} exists, of another type or input: give it another id.", id=each.id)
+    if refused is not None:
+        yield store.undo_keyed([rows.sequence_row(each.id, each.lane) for each in starts if each.id in inserted])
+        raise refused
+    replaced = yield from _replace(store, starts, outcomes)
+    new = inserted | replaced
+    waiting = [(outcomes[number], each) for number, each in enumerate(starts) if each.blockers and outcomes.get(number) in new]
+    if waiting:
+        edges = [blocking.edges(store, standing, (each.lane, id, 0), each.blockers, each.policy) for id, each in waiting]
+        yield store.insert_blockers([part for parts in edges for part in parts])
+    return [
+        (outcomes[number], outcomes[number] != each.id) if number in outcomes else (each.id, each.own_id)
+        for number, each in enumerate(starts)
+    ]
+
+
+def _settle_keys(store: Store, starts: Sequence[Start], inserted: set[str]) -> Plan[dict[int, str]]:
+    """Which sequence answers each keyed start, by its number. `inserted` loses those whose key a finished one holds."""
+    outcomes: dict[int, str] = {}
+    keyed = [number for number, each in enumerate(starts) if each.key]
+    if not keyed:
+        return outcomes
+    if others := [number for number in keyed if starts[number].id not in inserted]:
+        outcomes.update((yield store.find_keys([starts[number].key_row(number) for number in others])))
+    yield from _find_holders(store, starts, [number for number in keyed if number not in outcomes], inserted, outcomes)
+    for number in others:
+        each = starts[number]
+        if number not in outcomes:  # its winner has ended meanwhile: the key is free, or somebody else's once more
+            found: str = (yield store.insert_or_join(each.row))[0][0]
+            outcomes[number] = found
+            if found == each.id:
+                inserted.add(found)
+                del outcomes[number]
+                yield from _find_holders(store, starts, [number], inserted, outcomes)
     return outcomes
+
+
+def _find_holders(
+    store: Store, starts: Sequence[Start], numbers: Sequence[int], inserted: set[str], outcomes: dict[int, str]
+) -> Plan[None]:
+    """Finished sequences that hold the keys of these: what was inserted all the same is undone."""
+    lasting = [number for number in numbers if starts[number].lasting]
+    held: dict[int, str] = dict((yield store.find_holders([starts[number].key_row(number) for number in lasting]))) if lasting else {}
+    undone = [starts[number] for number in held if starts[number].id in inserted]
+    if undone:
+        yield store.undo_keyed([rows.sequence_row(each.id, each.lane) for each in undone])
+        inserted.difference_update(each.id for each in undone)
+    outcomes.update(held)
+
+
+def _replace(store: Store, starts: Sequence[Start], outcomes: Mapping[int, str]) -> Plan[set[str]]:
+    """Those that wait give way to what was started with their key (`on_match="replace"`); the ids of those that did."""
+    wanted = [
+        rows.start_row({**each.fields, "holder": outcomes[number]}, each.input)
+        for number, each in enumerate(starts)
+        if each.dedup is not None and each.dedup.on_match == "replace" and outcomes.get(number, each.id) != each.id
+    ]
+    replaced: set[str] = set((yield store.replace_waiting(wanted))) if wanted else set()
+    if replaced:
+        yield store.delete_blockers([rows.sequence_row(id, lane_of(id, store.lanes)) for id in sorted(replaced)])
+    return replaced
 
 
 def _line(each: Start) -> str:

@@ -15,11 +15,13 @@ from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.rows import tuple_row
 
 from queuert_py.errors import ConfigurationError
-from queuert_py.values import AttemptRecord, JobRecord, LiveJob, SequenceRecord
+from queuert_py.values import AttemptRecord, JobRecord, LinkRecord, LiveJob, SequenceRecord
+from queuert_py.why import Standing
 
 Row = TypeVar("Row")
 T = TypeVar("T")
 MARKER = "/* schema */"
+CLOCK = "clock_timestamp()"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 
 
@@ -30,17 +32,19 @@ def quoted(schema: str) -> str:
     return f'"{schema}"'
 
 
-def fill(sql: str, schema: str) -> str:
-    """A statement with every marker replaced by the quoted schema."""
+def fill(sql: str, schema: str, *, virtual: bool = False) -> str:
+    """A statement with every marker replaced by the quoted schema; virtual: with the schema's own clock (`queuert_py.testing`)."""
+    if virtual:
+        sql = sql.replace(CLOCK, f"{MARKER}virtual_now()")
     return sql.replace(MARKER, quoted(schema) + ".")
 
 
 @cache
-def statements(schema: str) -> Mapping[str, bytes]:
+def statements(schema: str, *, virtual: bool = False) -> Mapping[str, bytes]:
     """All statements by file name, filled in, without comments and indentation (psycopg caches what is under 4,096 bytes)."""
     found: dict[str, bytes] = {}
     for file in files("queuert_py.postgres").joinpath("sql").iterdir():
-        text = fill(re.sub(r"--[^\n]*", "", file.read_text("utf-8")), schema)
+        text = fill(re.sub(r"--[^\n]*", "", file.read_text("utf-8")), schema, virtual=virtual)
         found[file.name.removesuffix(".sql")] = " ".join(text.split()).encode()
     return found
 
@@ -52,17 +56,19 @@ class Call(Generic[Row]):
     sql: bytes
     parameters: Mapping[str, object]
     make: Callable[[tuple[Any, ...]], Row]
+    prepared: bool = True
+    """False: planned anew each time, for the values it is given."""
 
     async def on(self, connection: AsyncConnection[Any]) -> list[Row]:
         """Run it here. Prepared; binary answer; whatever the connection's own row factory."""
         async with AsyncCursor(connection, row_factory=tuple_row) as cursor:
-            await cursor.execute(self.sql, self.parameters, prepare=True, binary=True)
+            await cursor.execute(self.sql, self.parameters, prepare=self.prepared, binary=True)
             return [self.make(row) for row in await cursor.fetchall()] if cursor.description else []
 
     def on_sync(self, connection: Connection[Any]) -> list[Row]:
         """As `on`, for a sync connection."""
         with Cursor(connection, row_factory=tuple_row) as cursor:
-            cursor.execute(self.sql, self.parameters, prepare=True, binary=True)
+            cursor.execute(self.sql, self.parameters, prepare=self.prepared, binary=True)
             return [self.make(row) for row in cursor.fetchall()] if cursor.description else []
 
 
@@ -73,7 +79,7 @@ async def together(connection: AsyncConnection[Any], *calls: Call[Any]) -> list[
         for call in calls:
             cursor = AsyncCursor(connection, row_factory=tuple_row)
             cursors.append(cursor)
-            await cursor.execute(call.sql, call.parameters, prepare=True, binary=True)
+            await cursor.execute(call.sql, call.parameters, prepare=call.prepared, binary=True)
     answers: list[list[Any]] = []
     for call, cursor in zip(calls, cursors, strict=True):
         answers.append([call.make(row) for row in await cursor.fetchall()] if cursor.description else [])
@@ -87,6 +93,7 @@ def plain(sql: str) -> Call[tuple[Any, ...]]:
 
 BEGIN = plain("begin isolation level read committed")
 COMMIT = plain("commit")
+READ_COMMITTED = plain("set transaction isolation level read committed")
 PING = plain("select 1")
 
 
@@ -100,12 +107,12 @@ def rows(parts: Iterable[str]) -> str:
 
 
 class Store:
-    """The statements, for one schema. `lanes`: how many the schema was made with."""
+    """The statements, for one schema. `lanes`: how many the schema was made with; `virtual`: whether it has a clock of its own."""
 
-    def __init__(self, schema: str, lanes: int = 1) -> None:
+    def __init__(self, schema: str, lanes: int = 1, *, virtual: bool = False) -> None:
         self.schema = schema
         self.lanes = lanes
-        self._sql = statements(schema)
+        self._sql = statements(schema, virtual=virtual)
 
     @property
     def all_lanes(self) -> list[int]:
@@ -130,6 +137,55 @@ class Store:
 
     def undo_starts(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("undo_starts", parts, _first)
+
+    def find_holders(self, parts: Iterable[str]) -> Call[tuple[int, str]]:
+        return self._rows("find_holders", parts, tuple)
+
+    def undo_keyed(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("undo_keyed", parts, lambda _: None)
+
+    def replace_waiting(self, parts: Iterable[str]) -> Call[str]:
+        return self._rows("replace_waiting", parts, _first)
+
+    def release_key(self, job: LiveJob, type: str, keys: Sequence[str]) -> Call[str]:
+        values = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch, "type": type, "keys": keys}
+        return Call(self._sql["release_key"], values, _first)
+
+    # --- blockers
+
+    def lock_blockers(self, parts: Iterable[str]) -> Call[str]:
+        return self._rows("lock_blockers", parts, _first)
+
+    def read_blockers(self, parts: Iterable[str]) -> Call[tuple[str, bool, str | None]]:
+        return self._rows("read_blockers", parts, tuple)
+
+    def insert_blockers(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("insert_blockers", parts, lambda _: None)
+
+    def delete_blockers(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("delete_blockers", parts, lambda _: None)
+
+    def lock_edges(self, lock: int) -> Call[bool]:
+        return Call(self._sql["lock_edges"], {"lock": lock}, _first)
+
+    def find_cycle(self, parts: Iterable[str], job: LiveJob) -> Call[bool]:
+        return self._rows("find_cycle", parts, _first, lane=job.lane, sequence_id=job.sequence_id)
+
+    def block_job(self, parts: Iterable[str]) -> Call[tuple[int, str, int, str, bool]]:
+        return self._rows("block_job", parts, tuple)
+
+    def watch_self(self, job: LiveJob) -> Call[None]:
+        values = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch}
+        return Call(self._sql["watch_self"], values, lambda _: None)
+
+    def read_edges(self, parts: Iterable[str]) -> Call[tuple[str, str, BlockerPolicy | None]]:
+        return self._rows("read_edges", parts, tuple)
+
+    def settle_edges(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("settle_edges", parts, lambda _: None)
+
+    def read_outputs(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
+        return self._rows("read_outputs", parts, tuple)
 
     # --- claiming
 
@@ -157,6 +213,19 @@ class Store:
         }
         return Call(self._sql["claim_jobs"], values, LiveJob._make)
 
+    def claim_started(
+        self, parts: Iterable[str], types: Sequence[str], *, worker: str, token: UUID, lease: timedelta, suspect: int
+    ) -> Call[LiveJob]:
+        return self._rows(
+            "claim_started", parts, LiveJob._make, types=types, worker=worker, token=token, lease=lease, suspect=suspect
+        )
+
+    def list_due(self, parts: Iterable[str]) -> Call[float]:
+        return self._rows("list_due", parts, _first)
+
+    def count_ready(self, queues: Sequence[str], types: Sequence[str], most: int) -> Call[int]:
+        return Call(self._sql["count_ready"], {"lanes": self.all_lanes, "queues": queues, "types": types, "most": most}, _first)
+
     def list_ready(self, queues: Iterable[str]) -> Call[tuple[int, str, int, float]]:
         return Call(self._sql["list_ready"], {"queues": rows(queues)}, tuple)
 
@@ -182,6 +251,25 @@ class Store:
 
     def delay_jobs(self, parts: Iterable[str]) -> Call[tuple[str, int, str, int, str, float]]:
         return self._rows("delay_jobs", parts, tuple)
+
+    # --- what a job keeps across its attempts
+
+    def suspend_jobs(self, parts: Iterable[str]) -> Call[tuple[str, int, str, int, str, float]]:
+        return self._rows("suspend_jobs", parts, tuple)
+
+    def save_memo(self, job: LiveJob, section: str, name: str, value: str) -> Call[bool]:
+        place = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch}
+        values: dict[str, object] = {"section": section, "name": name, "value": value, **place}
+        return Call(self._sql["save_memo"], values, _first)
+
+    def save_progress(self, parts: Iterable[str]) -> Call[str]:
+        return self._rows("save_progress", parts, _first)
+
+    def send_event(self, lane: int, sequence_id: str, name: str, event: str) -> Call[tuple[int, str, int, str, bool]]:
+        return Call(self._sql["send_event"], {"lane": lane, "sequence_id": sequence_id, "name": name, "event": event}, tuple)
+
+    def read_event(self, lane: int, sequence_id: str, name: str) -> Call[tuple[int, str | None, str | None]]:
+        return Call(self._sql["read_event"], {"lane": lane, "sequence_id": sequence_id, "name": name}, tuple)
 
     # --- an attempt's own transaction
 
@@ -209,6 +297,9 @@ class Store:
 
     def lock_jobs(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("lock_jobs", parts, _first)
+
+    def lock_limited(self, limit: int) -> Call[tuple[Any, ...]]:
+        return Call(self._sql["lock_limited"], {"lanes": self.all_lanes, "limit": limit}, tuple)
 
     def lock_lost(self, gone: Sequence[str], limit: int) -> Call[tuple[Any, ...]]:
         return Call(self._sql["lock_lost"], {"lanes": self.all_lanes, "gone": gone, "limit": limit}, tuple)
@@ -242,10 +333,45 @@ class Store:
     def read_sequence(self, lane: int, sequence_id: UUID) -> Call[SequenceRecord]:
         return self._one("read_sequence", lane, sequence_id, lambda row: SequenceRecord(*row))
 
-    def list_sequences(self, *, status: str | None, type: str | None, key: str | None, limit: int) -> Call[SequenceRecord]:
-        return Call(
-            self._sql["list_sequences"], {"status": status, "type": type, "key": key, "limit": limit}, lambda row: SequenceRecord(*row)
-        )
+    def list_sequences(self, filters: Mapping[str, object], *, limit: int, after: UUID | None) -> Call[SequenceRecord]:
+        values = {"lanes": self.all_lanes, "limit": limit, "after": after, **filters}
+        return Call(self._sql["list_sequences"], values, lambda row: SequenceRecord(*row), prepared=False)
+
+    def find_jobs(
+        self, filters: Mapping[str, object], *, limit: int, after: UUID | None, position: int | None
+    ) -> Call[JobRecord]:
+        values = {"lanes": self.all_lanes, "limit": limit, "after": after, "position": position, **filters}
+        return Call(self._sql["find_jobs"], values, lambda row: JobRecord(*row), prepared=False)
+
+    def read_job(self, lane: int, job_id: UUID) -> Call[JobRecord]:
+        return Call(self._sql["read_job"], {"lane": lane, "lanes": self.all_lanes, "job_id": job_id}, lambda row: JobRecord(*row))
+
+    def list_blockers(self, lane: int, sequence_id: UUID, *, limit: int, after: UUID | None, position: int | None) -> Call[LinkRecord]:
+        return self._links("list_blockers", lane=lane, sequence_id=sequence_id, limit=limit, after=after, position=position)
+
+    def list_dependents(self, lane: int, sequence_id: UUID, *, limit: int, after: UUID | None, position: int | None) -> Call[LinkRecord]:
+        return self._links("list_dependents", lane=lane, sequence_id=sequence_id, limit=limit, after=after, position=position)
+
+    def list_open_links(self, parts: Iterable[str], limit: int) -> Call[tuple[str, str]]:
+        return self._rows("list_open_links", parts, tuple, limit=limit)
+
+    def read_standings(self, parts: Iterable[str]) -> Call[Standing]:
+        return self._rows("read_standings", parts, Standing._make)
+
+    def read_horizon(self) -> Call[tuple[datetime, list[str]]]:
+        return Call(self._sql["read_horizon"], {}, tuple)
+
+    def list_news(
+        self, filters: Mapping[str, object], *, since: datetime, place: tuple[datetime, UUID, int, str] | None, limit: int
+    ) -> Call[tuple[Any, ...]]:
+        behind = dict(zip(("at", "id", "position", "kind"), place or (None,) * 4, strict=True))
+        return Call(self._sql["list_news"], {**filters, **behind, "since": since, "limit": limit}, tuple, prepared=False)
+
+    def read_progress(self, parts: Iterable[str], filters: Mapping[str, object]) -> Call[tuple[Any, ...]]:
+        return self._rows("read_progress", parts, tuple, **filters)
+
+    def _links(self, name: str, **values: object) -> Call[LinkRecord]:
+        return Call(self._sql[name], values, lambda row: LinkRecord(*row), prepared=False)
 
     def count_live(self) -> Call[tuple[str, str, str, int, float | None]]:
         return Call(self._sql["count_live"], {}, tuple)
@@ -253,11 +379,9 @@ class Store:
     def count_finished(self, span: timedelta) -> Call[tuple[str, str, int, float | None]]:
         return Call(self._sql["count_finished"], {"span": span}, tuple)
 
-    def count_failed(self) -> Call[tuple[str, int, datetime]]:
-        return Call(self._sql["count_failed"], {}, tuple)
-
-    def list_failed(self, *, type: str | None, key: str | None, limit: int) -> Call[SequenceRecord]:
-        return Call(self._sql["list_failed"], {"type": type, "key": key, "limit": limit}, lambda row: SequenceRecord(*row))
+    def count_failed(self, **which: object) -> Call[tuple[str, int, datetime]]:
+        everything = dict.fromkeys(("type", "job_type", "reason", "after", "before"))
+        return Call(self._sql["count_failed"], {**everything, **which}, tuple)
 
     def list_workers(self) -> Call[tuple[Any, ...]]:
         return Call(self._sql["list_workers"], {"lanes": self.all_lanes}, tuple)
@@ -267,6 +391,64 @@ class Store:
 
     def move_failed(self, parts: Iterable[str]) -> Call[None]:
         return self._rows("move_failed", parts, lambda _: None)
+
+    # --- control
+
+    def limit_wait(self, limit: timedelta) -> Call[str]:
+        return Call(self._sql["limit_wait"], {"milliseconds": str(int(limit.total_seconds() * 1000))}, _first)
+
+    def lock_live(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
+        return self._rows("lock_live", parts, tuple)
+
+    def read_position(self, lane: int, sequence_id: str) -> Call[int]:
+        return Call(self._sql["read_position"], {"lane": lane, "sequence_id": sequence_id}, _first)
+
+    def raise_epochs(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("raise_epochs", parts, lambda _: None)
+
+    def reschedule_jobs(
+        self, parts: Iterable[str], delay: timedelta | None, at: datetime | None
+    ) -> Call[tuple[int, str, int, str, float, bool]]:
+        return self._rows("reschedule_jobs", parts, tuple, delay=delay, at=at)
+
+    def find_edges(self, parts: Iterable[str]) -> Call[tuple[str, str]]:
+        return self._rows("find_edges", parts, tuple)
+
+    def find_started(self, parts: Iterable[str]) -> Call[tuple[int, str]]:
+        return self._rows("find_started", parts, tuple, lanes=self.all_lanes)
+
+    def lock_to_delete(self, parts: Iterable[str]) -> Call[tuple[int, str, bool]]:
+        return self._rows("lock_to_delete", parts, tuple)
+
+    def lock_finished(self, parts: Iterable[str]) -> Call[str]:
+        return self._rows("lock_finished", parts, _first)
+
+    def find_dependents(self, parts: Iterable[str]) -> Call[tuple[str, str]]:
+        return self._rows("find_dependents", parts, tuple)
+
+    def find_upstream(self, parts: Iterable[str]) -> Call[tuple[int, str]]:
+        return self._rows("find_upstream", parts, tuple)
+
+    def delete_sequences(self, parts: Iterable[str]) -> Call[str]:
+        return self._rows("delete_sequences", parts, _first)
+
+    def find_failed(self, **which: object) -> Call[tuple[int, str]]:
+        return Call(self._sql["find_failed"], {"lanes": self.all_lanes, **which}, tuple)
+
+    def lock_failed(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
+        return self._rows("lock_failed", parts, tuple)
+
+    def find_invalid(self, parts: Iterable[str]) -> Call[tuple[int, str]]:
+        return self._rows("find_invalid", parts, tuple, lanes=self.all_lanes)
+
+    def doom_jobs(self, parts: Iterable[str]) -> Call[tuple[int, str, int, str]]:
+        return self._rows("doom_jobs", parts, tuple)
+
+    def log_failures(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("log_failures", parts, lambda _: None)
+
+    def start_dead_letters(self, parts: Iterable[str]) -> Call[tuple[int, str, int, str]]:
+        return self._rows("start_dead_letters", parts, tuple)
 
     # --- waiting and hints
 

@@ -3,176 +3,240 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, cast
 
-import psycopg
 from psycopg import AsyncConnection
-from psycopg.pq import TransactionStatus
 from pydantic import ValidationError
 
 from queuert_py import payload
-from queuert_py.decisions import judge, phases
+from queuert_py.decisions import judge
+from queuert_py.decisions.backoff import seconds
 from queuert_py.decisions.faults import Fault, pause
-from queuert_py.decisions.phases import Kind
 from queuert_py.errors import (
     InvalidOutputError,
-    JobDeletedError,
     LeaseLostError,
-    PhaseError,
-    TransactionAbortedError,
+    SequenceNotFoundError,
     TransactionEscapedError,
+    UsageError,
 )
+from queuert_py.failing import invalid_input
 from queuert_py.job import Job, current
 from queuert_py.job_types import InternalJobType
-from queuert_py.postgres import rows
+from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.database import Database, fault_of, sever
-from queuert_py.postgres.store import BEGIN, COMMIT, Call, together
+from queuert_py.postgres.plans import carry_out
+from queuert_py.postgres.store import COMMIT, Call, together
+from queuert_py.postgres.twins import wait_again
+from queuert_py.runtime.durable import Home
+from queuert_py.runtime.handling import Handling, Surroundings
+from queuert_py.runtime.phases import ESCAPED, PhaseHost, Phases
+from queuert_py.sequence import BlockerEnding, Outputs
 from queuert_py.values import Abort, Continuation, Delay, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
 RERUNS = 5
-_ESCAPED = "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
 
 
-class Host(Protocol):
-    """What an attempt needs of its worker."""
+class Host(PhaseHost, Home, Protocol):
+    """What an attempt needs of its worker. `grace`: seconds that a cancelled handler has to clean up."""
 
-    lease: timedelta
     shutting_down: bool
 
     @property
-    def database(self) -> Database: ...
-    @property
-    def max_payload(self) -> int: ...
+    def grace(self) -> float: ...
     def step_for(self, continuation: Continuation[Any], attempt: Attempt) -> Step | Ending: ...
     def hands_off(self, step: Step, attempt: Attempt) -> bool: ...
     def decided(self, attempt: Attempt, verdict: Verdict | None) -> None: ...
     def written(self, attempt: Attempt, verdict: Verdict, answers: list[list[Any]]) -> None: ...
-    def wrap(self, connection: AsyncConnection[Any]) -> AbstractAsyncContextManager[Any] | None: ...
-    async def fate(self, job: LiveJob) -> str: ...
+    @property
+    def surroundings(self) -> Surroundings: ...
 
 
-class Attempt:
+class Attempt(Phases):
     """A claimed job in this process. Its task runs the handler; the lease is renewed by the heartbeat as long as it is held."""
 
     __slots__ = (
-        "_again",
-        "_cause",
-        "_connection",
-        "_finalized",
-        "_held",
-        "_phase",
-        "_tx",
-        "_watched",
-        "_xid",
-        "abort_reason",
+        "_deadline",
+        "_failure",
+        "_key",
+        "answered",
         "begun",
         "detached",
+        "endings",
         "handoffs",
         "host",
         "job_type",
         "marked",
-        "row",
-        "task",
         "timers",
         "trusted",
-        "writing",
     )
 
-    def __init__(self, host: Host, row: LiveJob, job_type: InternalJobType[Any, Any], trusted: float, handoffs: int = 0) -> None:
+    def __init__(
+        self,
+        host: Host,
+        row: LiveJob,
+        job_type: InternalJobType[Any, Any],
+        trusted: float,
+        handoffs: int = 0,
+        endings: Mapping[str, BlockerEnding] | None = None,
+    ) -> None:
+        super().__init__(host, row)
         self.host = host
-        self.row = row
         self.job_type = job_type
         self.trusted = trusted
         self.handoffs = handoffs
+        self.endings = endings or {}
         self.begun = self.marked = row.begun
-        self.task: asyncio.Task[None] | None = None
-        self.abort_reason: Abort | None = None
-        self.writing = False
-        self.detached = False
+        self.detached = self.answered = False
         self.timers: list[asyncio.TimerHandle] | None = None
-        self._phase: phases.State = "ready"
-        self._held: AbstractAsyncContextManager[Any] | None = None
-        self._connection: AsyncConnection[Any] | None = None
-        self._tx: object = None
-        self._xid = ""
-        self._watched = row.watched
-        self._again: Fault | None = None
-        self._cause: BaseException | None = None
-        self._finalized = False
+        self._failure: BaseException | None = None
+        self._key: str | None = None
+        self._deadline = None if row.deadline is None else time.monotonic() + row.deadline
 
     @property
     def shutting_down(self) -> bool:
         return self.host.shutting_down
 
-    @property
-    def in_phase(self) -> bool:
-        return self._phase in ("preparing", "finalizing", "atomic", "sealed")
+    def time_left(self) -> float | None:
+        """Seconds until the sequence's deadline."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
 
-    def connection_of(self, tx: object) -> AsyncConnection[Any] | None:
-        """The connection under what a phase of this attempt has yielded."""
-        return self._connection if tx is not None and tx is self._tx else None
+    def let_go(self, key: str) -> None:
+        """A start in this attempt's completing transaction took over the sequence's key: it may only end now, under that key."""
+        self._key = key
 
     # --- running
 
     async def run(self) -> None:
         """The attempt's task: from the input to a verdict in the finisher's hands, or written in the handler's own transaction."""
         current.set(self)
-        try:
-            job: Job[Any, Any] = Job(self, self.job_type.load_input(self.row.input))
-        except (ValidationError, NotImplementedError) as error:
-            self.writing = True
-            self.host.decided(self, Ending("failed", reason="validation", error=payload.error_json(error)))
+        job = self.load()
+        if job is None:
             return
-        handler = self.job_type.handler
-        assert handler is not None  # noqa: S101 - only types with handlers are claimed
         for tried in range(RERUNS + 1):
-            raised = False
-            try:
-                if tried:
-                    await asyncio.sleep(pause(self._again or Fault.CONFLICT, tried, random.random()))
-                self._again, self._cause, self._phase, self._finalized = None, None, "ready", False
-                value = await handler(job)
-            except BaseException as error:
-                raised = self._again is not None and _caused(error, self._cause)
-                verdict = self._after_error(error)
-            else:
-                verdict = self._after_value(value)
-            if self.detached:
-                await self._give_back()
-                return
-            if raised and self.abort_reason is None:
-                await self._give_back()
-            elif self._connection is None:
-                self.writing = True
-                self.host.decided(self, verdict)
-                return
-            elif await self._write_here(verdict):
+            if await self._once(job, tried):
                 return
             self.writing = False
         self.writing = True
         self.host.decided(self, Delay(timedelta(seconds=1), charged=False, outcome="released"))
 
+    def load(self) -> Job[Any, Any] | None:
+        """The job for its handler. None: its model refuses the input, and that is what becomes of it."""
+        try:
+            input = self.job_type.load_input(self.row.input, Outputs(self.endings) if self.endings else None)
+        except (ValidationError, NotImplementedError) as error:
+            self.writing = True
+            self.host.decided(self, invalid_input(self.job_type, error))
+            return None
+        self.job = Job[Any, Any](self, input)
+        return self.job
+
+    def conclude(self, value: object, error: BaseException | None) -> None:
+        """How its part of a batch has ended."""
+        verdict = self._after_value(value) if error is None else self._after_error(error)
+        self.writing = True
+        self.host.decided(self, verdict)
+
+    def begin_clock(self) -> None:
+        """From now on its time runs."""
+        limit = self.row.timeout or self.job_type.options.get("timeout")
+        limits = [*([] if limit is None else [seconds(limit)]), *([] if self.row.deadline is None else [self.row.deadline])]
+        if limits:
+            timer = asyncio.get_running_loop().call_later(min(limits), self.abort, "timeout", self.host.grace)
+            self.timers = [*(self.timers or ()), timer]
+
+    async def _once(self, job: Job[Any, Any], tried: int) -> bool:
+        """One run of the handler, up to its verdict. False: nothing was written, and it is to run again."""
+        handler, around = self.job_type.handler, self.host.surroundings.around(self, job)
+        assert handler is not None  # noqa: S101 - only types with handlers are claimed
+        value, error = None, None
+        try:
+            if tried:
+                await asyncio.sleep(pause(self._again or Fault.CONFLICT, tried, random.random()))
+            self._begin_again()
+            self._key = None
+            value = await (handler(job) if around is None else around.run())
+        except BaseException as raised:
+            error = raised
+        again = error is not None and self._again is not None and self.suspension is None and _caused(error, self._cause)
+        if error is not None or self._connection is None or self.detached:
+            error = await self._leave(around, error)
+        verdict = self._after_value(value) if error is None else self._after_error(error)
+        if self.detached:
+            return True
+        if again and self.abort_reason is None:
+            return False
+        if self._connection is None:
+            self.writing = True
+            self.host.decided(self, verdict)
+            return True
+        tell = await self._write_here(verdict)
+        await self._leave_late(around)
+        if tell is not None:
+            tell()
+        return tell is not None
+
+    async def _leave(self, around: Handling | None, error: BaseException | None) -> BaseException | None:
+        """Roll back what is open, then close what stands around the handler: what that raises counts as the handler's own."""
+        try:
+            await self._give_back()
+        except BaseException as interrupted:
+            error = interrupted
+        return error if around is None else await around.close(error)
+
+    async def _leave_late(self, around: Handling | None) -> None:
+        """As `_leave`, when the transaction has committed or failed: nothing that happens now changes that."""
+        if around is None:
+            return
+        error: BaseException | None = TimeoutError("it took longer than the worker's grace")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.host.grace):
+                error = await around.close(self._failure)
+        if error is not None and error is not self._failure:
+            logger.error("job %s (%s): what stands around its handler failed after the commit", *self._name, exc_info=error)
+
+    @property
+    def _name(self) -> tuple[str, str]:
+        return self.row.sequence_id, self.row.type
+
+    @property
+    def _waits(self) -> bool:
+        """Has the handler been suspended? Whatever it did afterwards, that is what becomes of the job, if it is still ours."""
+        return self.suspension is not None and self.abort_reason in (None, "timeout", "shutdown")
+
+    def progress(self, progress: str) -> None:
+        """See `Job.progress`."""
+        self.host.progress(self.row, progress)
+
     def _after_value(self, value: object) -> Verdict | None:
         """What a returned value means. Nothing here awaits: from the handler's return on, cancellation is over."""
         self.writing = True
+        if self._waits:
+            return self.suspension
         if self.abort_reason not in (None, "shutdown"):
+            self._failure = asyncio.CancelledError(self.abort_reason)
             return self._after_abort()
         try:
             if isinstance(value, Continuation):
                 return self.host.step_for(cast("Continuation[Any]", value), self)
             return Ending("completed", *self.job_type.dump_output(value, self.host.max_payload))
         except Exception as error:
-            if isinstance(error, InvalidOutputError):
+            self._failure = error
+            if isinstance(error, (InvalidOutputError, UsageError)):
                 return Ending("failed", reason="validation", error=payload.error_json(error))
             return self._judge(error)
 
     def _after_error(self, error: BaseException) -> Verdict | None:
+        if self._waits:
+            return self.suspension
         if self.abort_reason is not None and isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             if self.task is not None:
                 self.task.uncancel()
@@ -184,13 +248,15 @@ class Attempt:
             return self._after_abort()
         if isinstance(error, asyncio.CancelledError) and self.task is not None:
             self.task.uncancel()
+        if isinstance(error, InvalidOutputError):
+            return Ending("failed", reason="validation", error=payload.error_json(error))
         return self._judge(error, "timeout" if self.abort_reason == "timeout" else "error")
 
     def _judge(self, error: BaseException, outcome: str = "error") -> Verdict:
         return judge.after_error(
             error,
             payload.error_json(error),
-            self.job_type.policy,
+            judge.policy_for(self.job_type.policy, self.row.backoff),
             override=self.row.max_attempts,
             attempt=self.row.attempt,
             random=random.random(),
@@ -199,6 +265,8 @@ class Attempt:
 
     def _after_abort(self) -> Verdict | None:
         match self.abort_reason:
+            case "timeout" if (self.time_left() or 1) <= 0:
+                return judge.unrun(expired=False, deadline=0.0, doom=None)
             case "timeout":
                 return self._judge(
                     TimeoutError(f"the handler took longer than its timeout of {self.job_type.options.get('timeout')}"), "timeout"
@@ -216,7 +284,11 @@ class Attempt:
             return
         first = self.abort_reason is None
         self.abort_reason = reason
-        if first:
+        if self.batch is not None:  # the others go on
+            self.detached = self.writing = True
+            self.host.decided(self, self._after_abort())
+            self.batch.dropped(grace)
+        elif first:
             loop = asyncio.get_running_loop()
             self.task.cancel(reason)
             self.timers = [
@@ -237,139 +309,37 @@ class Attempt:
         if self._connection is not None:
             sever(self._connection)  # what it holds is rolled back now, not when its idle limit ends
         logger.error("job %s (%s): its handler ignores cancellation (%s); detached", self.row.sequence_id, self.row.type, self.abort_reason)
-        self.host.decided(self, self._after_abort())
-
-    # --- phases
-
-    @asynccontextmanager
-    async def phase(self, kind: Kind) -> AsyncGenerator[Any]:
-        """Open a phase: a transaction that begins with the fence. See decisions/phases.py for what may follow what."""
-        if asyncio.current_task() is not self.task or self.writing:
-            raise PhaseError(f"{kind}() belongs to the handler itself: not to a task it started, nor to code that runs after its return.")
-        before = self._phase
-        self._phase = phases.opened(before, kind)
-        try:
-            connection = await self._begin()
-        except BaseException as error:
-            self._phase = before
-            self._remember(error, None)
-            raise
-        try:
-            wrapped = self.host.wrap(connection)
-            if wrapped is None:
-                self._tx = connection
-                yield connection
-            else:
-                async with wrapped as tx:
-                    self._tx = tx
-                    yield tx
-        except BaseException as error:
-            self._remember(error, connection)
-            self._phase = phases.undone(self._phase, again=self._finalized)
-            self._finalized = self._finalized or kind != "prepare"
-            await self._give_back()
-            raise
-        if kind != "prepare":
-            self._phase = phases.ended(self._phase)
-            seal(connection)
-            return
-        try:
-            self._check_open(connection)
-            await COMMIT.on(connection)
-        except BaseException as error:
-            self._remember(error, connection)
-            raise
-        finally:
-            self._phase = phases.ended(self._phase)
-            await self._give_back()
-
-    async def _begin(self) -> AsyncConnection[Any]:
-        """BEGIN, the limit on idling, and the fence, in one round trip."""
-        held = self.host.database.connection()
-        connection: AsyncConnection[Any] = await held.__aenter__()
-        self._held, self._connection = held, connection
-        store = self.host.database.store
-        try:
-            _, _, fence = await together(connection, BEGIN, store.limit_idle(self.host.lease), store.fence_job(self.row))
-        except BaseException as error:
-            self._remember(error, connection)
-            await self._give_back()
-            raise
-        if not fence:
-            await self._give_back()
-            raise await self._lost()
-        self._watched, self._xid = fence[0]
-        return connection
-
-    async def _lost(self) -> LeaseLostError:
-        fate = await self.host.fate(self.row)
-        if fate in ("deleted", "cancelled", "completed_elsewhere"):
-            self.abort_reason = fate  # type: ignore[assignment]
-        else:
-            self.abort_reason = "lease_lost"
-        kind = JobDeletedError if fate == "deleted" else LeaseLostError
-        return kind(f"job {self.row.sequence_id} is no longer this attempt's: {fate}.", fate=fate)
-
-    def _remember(self, error: BaseException, connection: AsyncConnection[Any] | None) -> None:
-        """A fault that the server or the network caused: the whole attempt may run again at once."""
-        fault = fault_of(error, connection)
-        if fault is Fault.LOST and connection is not None and not (connection.closed or connection.broken):
-            return  # of another connection of the handler's
-        if fault in (Fault.CONFLICT, Fault.LOST, Fault.OVERLOADED, Fault.READ_ONLY, Fault.STORAGE):
-            self._again, self._cause = fault, error
-        if fault in (Fault.LOST, Fault.READ_ONLY):
-            self.host.database.health.failed(error)
-
-    def _check_open(self, connection: AsyncConnection[Any]) -> None:
-        match connection.info.transaction_status:
-            case TransactionStatus.INERROR:
-                raise TransactionAbortedError(
-                    "a statement of this phase failed and was caught: wrap it in `async with tx.transaction():`, to roll back only it."
-                )
-            case TransactionStatus.IDLE:
-                raise TransactionEscapedError(
-                    "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
-                )
-            case _:
-                return
-
-    async def _give_back(self) -> None:
-        """Roll back whatever is open and return the connection to the pool."""
-        held, connection = self._held, self._connection
-        self._held = self._connection = None
-        if held is None or connection is None:
-            return
-        unseal(connection)
-        try:
-            if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
-                await connection.rollback()
-        except BaseException as error:
-            await connection.close()
-            if not isinstance(error, (psycopg.Error, OSError)):
-                raise
-        finally:
-            await held.__aexit__(None, None, None)
+        self.host.decided(self, self.suspension if self._waits else self._after_abort())
 
     # --- writing in the handler's own transaction
 
-    async def _write_here(self, verdict: Verdict | None) -> bool:
-        """Write the verdict in the sealed transaction and commit. False: nothing was committed, run again."""
+    async def _write_here(self, verdict: Verdict | None) -> Callable[[], None] | None:
+        """Write the verdict in the sealed transaction and commit. What to tell the host; None: nothing was committed, run again."""
         self.writing = True
         connection = self._connection
         assert connection is not None  # noqa: S101
-        unseal(connection)
+        wait_again(connection)
         if not (isinstance(verdict, Step) or (isinstance(verdict, Ending) and verdict.outcome == "completed")):
             await self._give_back()
-            self.host.decided(self, verdict)
-            return True
+            return partial(self.host.decided, self, verdict)
         try:
             self._check_open(connection)
-            answers = await together(connection, *self._calls(verdict), COMMIT)
+            answers = await self._complete(verdict, connection)
         except Exception as error:
+            self._failure = error
             return await self._after_failed_commit(error, verdict, connection)
         await self._give_back()
-        self.host.written(self, verdict, answers)
-        return True
+        return partial(self.host.written, self, verdict, answers)
+
+    async def _complete(self, verdict: Step | Ending, connection: AsyncConnection[Any]) -> list[list[Any]]:
+        """Write and commit. A continuation with blockers looks at them first."""
+        if isinstance(verdict, Step) and self._key is not None:
+            raise UsageError(f"a sequence was started with this one's own key {self._key!r}: it has to end now, it cannot continue.")
+        if not (isinstance(verdict, Step) and verdict.blockers):
+            return await together(connection, *self._calls(verdict), COMMIT)
+        store, step = self.host.database.store, verdict
+        answers = await blocking.marking(self.host.database, lambda: carry_out(blocking.advance(store, self.row, step), connection))
+        return [*answers, *await together(connection, store.assert_written(self.row, self._xid), COMMIT)]
 
     def _calls(self, verdict: Step | Ending) -> list[Call[Any]]:
         store = self.host.database.store
@@ -377,37 +347,33 @@ class Attempt:
             part = rows.step_row(self.row, verdict, self.host.hands_off(verdict, self))
             calls: list[Call[Any]] = [store.finish_steps([part]), store.advance_jobs([part], self.host.lease)]
         else:
-            calls = [store.end_jobs([rows.end_row(self.row, verdict)])]
-            if self._watched:
-                calls.append(store.unblock_jobs([rows.epoch_row(self.row)]))
+            calls = [store.end_jobs([rows.end_row(self.row, verdict, self._key)]), store.unblock_jobs([rows.epoch_row(self.row)])]
         return [*calls, store.assert_written(self.row, self._xid)]
 
-    async def _after_failed_commit(self, error: Exception, verdict: Verdict, connection: AsyncConnection[Any]) -> bool:
+    async def _after_failed_commit(
+        self, error: Exception, verdict: Step | Ending, connection: AsyncConnection[Any]
+    ) -> Callable[[], None] | None:
         fault = fault_of(error, connection)
         self._remember(error, connection)
         await self._give_back()
+        if isinstance(error, (UsageError, SequenceNotFoundError)):
+            return partial(self.host.decided, self, Ending("failed", reason="validation", error=payload.error_json(error)))
         if fault in (None, Fault.CONFLICT):
-            if fault is None:
-                self.host.decided(self, self._judge(error))
-            return fault is None
+            return partial(self.host.decided, self, self._judge(error)) if fault is None else None
         fate = await self.host.fate(self.row)
         match fate:
             case "written":
-                self.host.written(self, verdict, [])
-                return True
+                self._failure = None
+                return partial(self.host.written, self, verdict, [])
             case "mine" if self._again is not None:
-                return False
+                return None
             case "mine" if getattr(error, "sqlstate", None) == "22012":
-                escaped = TransactionEscapedError(
-                    "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
-                )
-                self.host.decided(self, self._judge(escaped))
+                return partial(self.host.decided, self, self._judge(TransactionEscapedError(ESCAPED)))
             case "mine":
-                self.host.decided(self, self._judge(error))
+                return partial(self.host.decided, self, self._judge(error))
             case _:
                 self.abort_reason = "lease_lost"
-                self.host.decided(self, None)
-        return True
+                return partial(self.host.decided, self, None)
 
 
 def _caused(error: BaseException | None, cause: BaseException | None) -> bool:
@@ -417,17 +383,3 @@ def _caused(error: BaseException | None, cause: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def seal(connection: AsyncConnection[Any]) -> None:
-    """Between the end of the block and the handler's return, the transaction takes no more statements."""
-
-    async def refuse(generator: Any, *_: Any, **__: Any) -> Any:
-        generator.close()
-        raise PhaseError("this transaction waits for the handler's return: write inside the `async with` block.")
-
-    connection.__dict__["wait"] = refuse
-
-
-def unseal(connection: AsyncConnection[Any]) -> None:
-    connection.__dict__.pop("wait", None)

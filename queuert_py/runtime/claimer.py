@@ -7,16 +7,19 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from queuert_py.decisions import leases
 from queuert_py.decisions.faults import Fault
 from queuert_py.decisions.pace import claim_size, poll_after
+from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, Link, fault_of
+from queuert_py.postgres.store import Call
 from queuert_py.runtime.scans import Scans
 from queuert_py.runtime.settings import Settings
+from queuert_py.sequence import BlockerEnding
 from queuert_py.values import LiveJob
 
 FULL_SCAN = 1.0
@@ -46,7 +49,7 @@ class Slots(Protocol):
     def suspects(self) -> int: ...
     @property
     def deaf(self) -> bool: ...
-    def take(self, row: LiveJob, trusted: float) -> None: ...
+    def take(self, row: LiveJob, trusted: float, endings: Mapping[str, BlockerEnding]) -> None: ...
     def rest(self) -> None: ...
 
 
@@ -182,36 +185,51 @@ class Claimer:
     # --- statements
 
     async def _claim(self, size: int) -> list[LiveJob]:
-        store, settings = self._database.store, self._settings
-        while self._lost_claims:
-            await self._link.run(store.release_claim(self._slots.id, self._lost_claims[0]))
-            self._lost_claims.pop(0)
+        await self._release_lost()
         if self._scans.age() > FULL_SCAN:
             await self._relist()
-        token = uuid4()
-        call = store.claim_jobs(
-            self._scans.parts(),
-            self._types,
-            limit=size,
-            slots=settings.concurrency - self._slots.running - self._slots.waiting,
-            worker=self._slots.id,
-            token=token,
-            lease=settings.lease,
-            suspect=leases.SUSPECT,
-        )
-        trusted = leases.trusted_until(time.monotonic(), settings.lease.total_seconds())
+
+        def call(token: UUID) -> Call[LiveJob]:
+            slots = self._settings.concurrency - self._slots.running - self._slots.waiting
+            return self._database.store.claim_jobs(self._scans.parts(), self._types, limit=size, slots=slots, **self._terms(token))
+
+        claimed = await self._lease(uuid4(), lambda token: self._link.run(call(token)))
+        self._scans.learn(claimed, full=len(claimed) == size)
+        return claimed
+
+    def _terms(self, token: UUID) -> dict[str, Any]:
+        """In whose name a claim is made, and for how long."""
+        return {"worker": self._slots.id, "token": token, "lease": self._settings.lease, "suspect": leases.SUSPECT}
+
+    async def _release_lost(self) -> None:
+        while self._lost_claims:
+            await self._link.run(self._database.store.release_claim(self._slots.id, self._lost_claims[0]))
+            self._lost_claims.pop(0)
+
+    async def _lease(self, token: UUID, claim: Callable[[UUID], Awaitable[list[LiveJob]]]) -> list[LiveJob]:
+        """Claim, and take what was claimed. A claim of unknown fate is released before the next one."""
+        trusted = leases.trusted_until(time.monotonic(), self._settings.lease.total_seconds())
         try:
-            claimed = await self._link.run(call)
+            claimed = await claim(token)
+            endings = await self._read_endings(claimed)
         except BaseException as error:
             if not isinstance(error, Exception) or fault_of(error) is Fault.LOST:
                 self._lost_claims.append(token)
             raise
-        self._scans.learn(claimed, full=len(claimed) == size)
         for row in claimed:
-            self._slots.take(row, trusted)
+            self._slots.take(row, trusted, endings.get(row.sequence_id, {}))
         if claimed:
             self._empty_polls = 0
         return claimed
+
+    async def _read_endings(self, claimed: Sequence[LiveJob]) -> Mapping[str, Mapping[str, BlockerEnding]]:
+        """How the blockers of claimed jobs ended, by sequence and blocker."""
+        parts = [rows.epoch_row(row) for row in claimed if row.blocker_count]
+        endings: dict[str, dict[str, BlockerEnding]] = {}
+        for sequence_id, blocker_id, *ended in await self._link.run(self._database.store.read_outputs(parts)) if parts else ():
+            if ended[0] is not None:
+                endings.setdefault(sequence_id, {})[blocker_id] = BlockerEnding(*ended)
+        return endings
 
     async def _relist(self, *, short: bool = False) -> bool:
         """Learn the priorities in use and when the next job is due; was one due under a priority that was not scanned?
@@ -221,10 +239,13 @@ class Claimer:
         """
         self._due_at = float("inf")
         listed = await self._link.run(self._database.store.list_ready(self._scans.queues()))
-        due = min((each[3] for each in listed if each[3] > 0), default=float("inf"))
-        locked = short and any(each[3] <= 0 for each in listed)
+        self._learn_due([each[3] for each in listed], short=short)
+        return self._scans.relist(listed)
+
+    def _learn_due(self, dues: Sequence[float], *, short: bool) -> None:
+        due = min((each for each in dues if each > 0), default=float("inf"))
+        locked = short and any(each <= 0 for each in dues)
         self._passed_over = self._passed_over + 1 if locked else 0
         if 0 < self._passed_over <= LOOKS_AGAIN:
             due = min(due, 0.001 * 2 ** (self._passed_over - 1))
         self._due_at = min(self._due_at, time.monotonic() + due)
-        return self._scans.relist(listed)

@@ -1,7 +1,8 @@
-"""Group commit: whatever has gathered while the last batch was being written goes into the next. Two lanes of writing:
+"""Group commit: whatever has gathered while the last batch was being written goes into the next. Three lanes of writing:
 
 plain  completions nobody waits for, and continuations: one connection, never waits for a row lock
 settle everything else, and what plain did not match: one transaction a batch on another connection; what is locked is tried again
+edges  what waits for blockers: one transaction each, on a third connection
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import psycopg
+from psycopg import AsyncConnection
 
 from queuert_py import payload
 from queuert_py.decisions.faults import Fault, pause
-from queuert_py.postgres import rows
-from queuert_py.postgres.database import Link, fault_of
+from queuert_py.errors import SequenceNotFoundError, UsageError
+from queuert_py.postgres import blocking, rows
+from queuert_py.postgres.database import Database, Link, fault_of
+from queuert_py.postgres.plans import carry_out
 from queuert_py.postgres.store import Call, Store
+from queuert_py.runtime.answers import Answers
 from queuert_py.runtime.attempt import Attempt
-from queuert_py.values import Delay, Ending, LiveJob, Step, Verdict
+from queuert_py.values import Block, Delay, Doom, Ending, LiveJob, Step, Suspend, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
 BATCH = 500
 Item = tuple[Attempt, Verdict]
+_GIVEN_BACK = Delay(None, charged=False, outcome="")
 
 
 class Owner(Protocol):
@@ -45,21 +51,32 @@ class Owner(Protocol):
 class Finisher:
     """Writes verdicts. `put` never waits; the owner is told when a batch has committed."""
 
-    def __init__(self, owner: Owner, store: Store, plain: Link, settle: Link) -> None:
+    def __init__(self, owner: Owner, database: Database, plain: Link, settle: Link, edges: Link) -> None:
         self._owner = owner
-        self._store = store
+        self._database = database
+        self._store = database.store
         self._plain_link = plain
         self._settle_link = settle
+        self._edges_link = edges
         self._completions: list[tuple[Attempt, Ending]] = []
         self._steps: list[tuple[Attempt, Step]] = []
         self._rest: list[Item] = []
+        self._blocked: list[tuple[Attempt, Step | Block]] = []
+        self._edges_wake = asyncio.Event()
         self._plain_wake = asyncio.Event()
         self._settle_wake = asyncio.Event()
         self._busy = 0
+        self._answers = Answers(self.put)
 
     def put(self, attempt: Attempt, verdict: Verdict) -> None:
-        """Take a verdict to be written with the next batch."""
-        if isinstance(verdict, Step):
+        """Take a verdict to be written with the next batch. A failure for good is answered first, if its job type has an answer."""
+        if isinstance(verdict, Ending) and self._answers.take(attempt, verdict):
+            return
+        if isinstance(verdict, Block) or (isinstance(verdict, Step) and verdict.blockers):
+            self._blocked.append((attempt, verdict))
+            self._edges_wake.set()
+            return
+        if isinstance(verdict, Step) and verdict.failure is None:
             self._steps.append((attempt, verdict))
         elif isinstance(verdict, Ending) and verdict.outcome == "completed" and not attempt.row.watched:
             self._completions.append((attempt, verdict))
@@ -71,7 +88,7 @@ class Finisher:
 
     @property
     def idle(self) -> bool:
-        return not (self._completions or self._steps or self._rest or self._busy)
+        return not (self._completions or self._steps or self._rest or self._blocked or self._busy)
 
     async def write_plain(self) -> None:
         """The plain lane; runs until cancelled."""
@@ -117,6 +134,48 @@ class Finisher:
             else:
                 self._settle((attempt, step))
 
+    async def write_edges(self) -> None:
+        """The edges lane; runs until cancelled."""
+        while True:
+            await self._edges_wake.wait()
+            self._edges_wake.clear()
+            batch, self._blocked = self._blocked, []
+            for attempt, verdict in batch:
+                self._busy += 1
+                try:
+                    await self._write_blocked(attempt, verdict)
+                finally:
+                    self._busy -= 1
+
+    async def _write_blocked(self, attempt: Attempt, verdict: Step | Block) -> None:
+        """A job that is to wait for blockers; failed when they cannot be had."""
+
+        async def once(connection: AsyncConnection[Any]) -> list[Any]:
+            async with connection.transaction():
+                if isinstance(verdict, Block):
+                    return await carry_out(blocking.block(self._store, attempt.row, verdict), connection)
+                return (await carry_out(blocking.advance(self._store, attempt.row, verdict), connection))[1]
+
+        def write(link: Link) -> Any:
+            return blocking.marking(self._database, lambda: link.use(once), verdict.blockers)
+
+        try:
+            answers = await self._persist(self._edges_link, write, [(attempt, verdict)])
+        except (UsageError, SequenceNotFoundError) as error:
+            self.put(attempt, Ending("failed", reason="validation", error=payload.error_json(error)))
+            return
+        if answers is None:
+            return
+        if not answers:
+            for _ in await self._look([(attempt, verdict)]):
+                asyncio.get_running_loop().call_later(0.01, self.put, attempt, verdict)
+        elif isinstance(verdict, Step):
+            self._owner.advanced(attempt, verdict, answers[0])
+        else:
+            lane, queue, priority, type_, free = answers[0]
+            ready = (attempt.row.sequence_id, lane, queue, priority, type_, 0.0) if free else None
+            self._owner.delayed(attempt, _GIVEN_BACK, ready)
+
     def _settle(self, item: Item) -> None:
         self._rest.append(item)
         self._settle_wake.set()
@@ -152,6 +211,7 @@ class Finisher:
             return []
         named = dict(zip(calls, answers, strict=True))
         ended, advanced, delayed = ({row[0]: row for row in named.get(name, ())} for name in ("end_jobs", "advance_jobs", "delay_jobs"))
+        delayed.update((row[0], row) for row in named.get("suspend_jobs", ()))
         missing: list[Item] = []
         for attempt, verdict in batch:
             key = attempt.row.sequence_id
@@ -162,9 +222,12 @@ class Finisher:
                     self._owner.advanced(attempt, verdict, advanced[key])
                 case Delay() if key in delayed:
                     self._owner.delayed(attempt, verdict, delayed[key])
+                case Suspend() if key in delayed:
+                    self._owner.delayed(attempt, _GIVEN_BACK, delayed[key])
                 case _:
                     missing.append((attempt, verdict))
         self._owner.unblocked(named.get("unblock_jobs", ()))
+        self._owner.unblocked((*place, True) for place in named.get("start_dead_letters", ()))
         return await self._look(missing) if missing else []
 
     def _hand(self, attempt: Attempt, verdict: Verdict) -> bool:
@@ -187,6 +250,8 @@ class Finisher:
                     self._owner.advanced(attempt, verdict, None)
                 case "lease_lost", Delay():
                     self._owner.delayed(attempt, verdict, None)
+                case "lease_lost", Block() | Suspend():
+                    self._owner.delayed(attempt, _GIVEN_BACK, None)
                 case _:
                     self._owner.lost(attempt, fate)
         return locked
@@ -224,7 +289,7 @@ class Finisher:
             logger.error("job %s cannot be written at all: %s", attempt.row.sequence_id, error)
             self._owner.lost(attempt, "lease_lost")
             return
-        self._settle((attempt, Ending("failed", reason="error", error=payload.error_json(error))))
+        self.put(attempt, Ending("failed", reason="error", error=payload.error_json(error)))
 
     def _alone(self, item: Item) -> None:
         task = asyncio.ensure_future(self._settle_alone(item))
@@ -236,20 +301,30 @@ class Finisher:
             self._settle(each)
 
 
-def settle_calls(store: Store, items: list[tuple[LiveJob, Verdict, bool]], lease: timedelta) -> dict[str, Call[Any]]:
+def settle_calls(store: Store, items: list[tuple[LiveJob, Verdict | Doom, bool]], lease: timedelta) -> dict[str, Call[Any]]:
     """The statements that write any verdicts, by name, in the order in which they must run in one transaction."""
     calls: dict[str, Call[Any]] = {}
     endings = [(job, verdict) for job, verdict, _ in items if isinstance(verdict, Ending)]
     steps = [rows.step_row(job, verdict, handoff) for job, verdict, handoff in items if isinstance(verdict, Step)]
-    completed = [rows.epoch_row(job) for job, ending in endings if ending.outcome == "completed"]
     delays = [rows.delay_row(job, verdict) for job, verdict, _ in items if isinstance(verdict, Delay)]
+    waits = [rows.suspend_row(job, verdict) for job, verdict, _ in items if isinstance(verdict, Suspend)]
     if endings:
         calls["end_jobs"] = store.end_jobs([rows.end_row(job, ending) for job, ending in endings])
-    if completed:
-        calls["unblock_jobs"] = store.unblock_jobs(completed)
+        calls["unblock_jobs"] = store.unblock_jobs([rows.epoch_row(job) for job, _ in endings])
+    letters = [ending.dead_letter for _, ending in endings if ending.dead_letter is not None]
+    if letters:
+        calls["start_dead_letters"] = store.start_dead_letters(letters)
     if steps:
         calls["finish_steps"] = store.finish_steps(steps)
+        failures = [rows.failure_row(job, verdict.failure) for job, verdict, _ in items if isinstance(verdict, Step) and verdict.failure]
+        if failures:
+            calls["log_failures"] = store.log_failures(failures)
         calls["advance_jobs"] = store.advance_jobs(steps, lease)
     if delays:
         calls["delay_jobs"] = store.delay_jobs(delays)
+    if waits:
+        calls["suspend_jobs"] = store.suspend_jobs(waits)
+    dooms = [rows.doom_row(job, verdict) for job, verdict, _ in items if isinstance(verdict, Doom)]
+    if dooms:
+        calls["doom_jobs"] = store.doom_jobs(dooms)
     return calls

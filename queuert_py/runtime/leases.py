@@ -39,12 +39,15 @@ def presence_class(schema: str) -> int:
 
 
 class Heartbeat:
-    """Renews what `held` returns. `lost(attempt, fate)` is called in the event loop."""
+    """Renews what `held` returns. `lost(attempt, fate)` is called in the event loop.
+
+    `worker` None: it shows no presence, which takes a session of its own, and connects only when something is to be renewed.
+    """
 
     def __init__(
         self,
         database: Database,
-        worker: dict[str, object],
+        worker: dict[str, object] | None,
         lease: timedelta,
         held: Callable[[], Iterable[Attempt]],
         lost: Callable[[Attempt, str], None],
@@ -64,6 +67,8 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="queuert heartbeat", daemon=True)
         self._connection: Connection[Any] | None = None
         self.present = asyncio.Event()
+        if worker is None:
+            self.present.set()
 
     def start(self) -> None:
         self._thread.start()
@@ -81,9 +86,13 @@ class Heartbeat:
     def _run(self) -> None:
         seconds = self._lease.total_seconds()
         tick = min(1.0, renew_every(seconds) / 2)
-        renew_at, tried = 0.0, 0
+        renew_at, tried = 0.0 if self._worker else time.monotonic() + renew_every(seconds) / 2, 0
         while not self._stop.is_set():
             try:
+                if self._worker is None and self._connection is None and time.monotonic() < renew_at:
+                    self._beat = time.monotonic()
+                    select.select([self._bell.fileno()], [], [], tick)
+                    continue
                 if self._connection is None:
                     self._connect()
                     renew_at = 0.0
@@ -109,6 +118,8 @@ class Heartbeat:
 
     def _connect(self) -> None:
         connection = self._connection = self._database.connect_sync("heartbeat")
+        if self._worker is None:
+            return
         store, class_ = self._database.store, presence_class(self._database.schema)
         held = False
         while not held:

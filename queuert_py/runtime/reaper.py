@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -20,7 +21,7 @@ from queuert_py.postgres.database import Database, Link
 from queuert_py.postgres.store import together
 from queuert_py.runtime.finisher import settle_calls
 from queuert_py.runtime.leases import presence_class
-from queuert_py.values import LiveJob, Verdict
+from queuert_py.values import Doom, Ending, LiveJob, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
 LOOK = 0.5
@@ -51,6 +52,7 @@ class Reaper:
         self._quiet_until = 0.0
         self._sweep_at = 0.0
         self._absent: set[str] = set()
+        self._hurry = asyncio.Event()
 
     def hold_back(self, age: float = 0.0) -> None:
         """After an outage every lease looks dead: reap nothing for one renew interval, so that the living renew first.
@@ -61,15 +63,24 @@ class Reaper:
         self._absent.clear()
 
     async def run(self) -> None:
-        await self._start()
+        await self.prepare()
         while True:
             try:
                 await self.once()
             except (psycopg.Error, OSError) as error:
                 logger.debug("reaping postponed: %s", error)
-            await asyncio.sleep(min(LOOK, self._lease / 4) * (0.8 + random.random() * 0.4))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(LOOK, self._lease / 4) * (0.8 + random.random() * 0.4)):
+                    await self._hurry.wait()
+            self._hurry.clear()
 
-    async def _start(self) -> None:
+    def hurry(self) -> None:
+        """Look for leases that have ended now, not when it is time."""
+        self._sweep_at = 0.0
+        self._hurry.set()
+
+    async def prepare(self) -> None:
+        """Before the first look: has the server only just come back?"""
         while True:
             try:
                 age = (await self._link.run(self._database.store.postmaster_age()))[0]
@@ -93,6 +104,7 @@ class Reaper:
             return 0
         self._sweep_at = now + min(1.0, self._lease / 3) * max(1, len(seen)) * (0.5 + random.random() / 2)
         taken = await self._link.use(lambda connection: self._reap(connection, gone))
+        await self._link.use(self._bury)
         if gone:
             await self._link.run(self._database.store.remove_workers(gone))
         return taken
@@ -111,13 +123,36 @@ class Reaper:
         logger.warning("took back %d job(s) of %s", len(found), ", ".join(workers))
         self._told(queue_row[1:] for queue_row in answers.get("delay_jobs", ()))
         self._done(key for key, watched in answers.get("end_jobs", ()) if watched)
+        self._told((*place, 0.0) for *place, free in answers.get("unblock_jobs", ()) if free)
+        self._told((*place, 0.0) for place in answers.get("doom_jobs", ()))
         return len(found)
 
-    def _judge(self, row: tuple[Any, ...]) -> tuple[LiveJob, Verdict, bool]:
-        lane, sequence_id, position, epoch, type_, attempt, crash_count, begun, max_attempts, worker = row
+    async def _bury(self, connection: AsyncConnection[Any]) -> None:
+        """End what is too late to run: sequences over their deadline, jobs that had to begin by now."""
+        store = self._database.store
+        async with connection.transaction():
+            found = await store.lock_limited(BATCH).on(connection)
+            if not found:
+                return
+            items = [(blank_job(*row[:5]), judge.unrun(expired=True, deadline=0.0 if row[-1] else None, doom=None)) for row in found]
+            verdicts = [(job, self._or_doom(job.type, verdict), False) for job, verdict in items if verdict]
+            calls = settle_calls(store, verdicts, timedelta(0))
+            answers = dict(zip(calls, await together(connection, *calls.values()), strict=True))
+        self._done(key for key, watched in answers.get("end_jobs", ()) if watched)
+        self._told((*place, 0.0) for *place, free in answers.get("unblock_jobs", ()) if free)
+        self._told((*place, 0.0) for place in answers.get("doom_jobs", ()))
+
+    def _or_doom(self, type_: str, verdict: Verdict, *, crash: bool = False) -> Verdict | Doom:
+        """A failure that has to be answered is not written here, between locks and without the job's declaration."""
+        if isinstance(verdict, Ending) and verdict.outcome == "failed" and self._policy_of(type_).answered:
+            return Doom(verdict, crash)
+        return verdict
+
+    def _judge(self, row: tuple[Any, ...]) -> tuple[LiveJob, Verdict | Doom, bool]:
+        lane, sequence_id, position, epoch, type_, attempt, crash_count, begun, max_attempts, backoff, worker = row
         error = payload.note_json("WorkerLost", f"worker {worker} died, or lost its lease, while it ran this job")
         verdict = judge.after_loss(
-            self._policy_of(type_),
+            judge.policy_for(self._policy_of(type_), backoff),
             error,
             begun=begun,
             override=max_attempts,
@@ -125,6 +160,11 @@ class Reaper:
             crash_count=crash_count,
             random=random.random(),
         )
-        blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
-        known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type_}
-        return LiveJob(**{**blank, **known}), verdict, False
+        return blank_job(lane, sequence_id, position, epoch, type_), self._or_doom(type_, verdict, crash=begun), False
+
+
+def blank_job(lane: int, sequence_id: str, position: int, epoch: int, type: str) -> LiveJob:
+    """As much of a job as its ending needs."""
+    blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
+    known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type}
+    return LiveJob(**{**blank, **known})

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from queuert_py.errors import DatabaseUnavailableError
+from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
 from queuert_py.ids import lane_of
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
@@ -24,7 +24,8 @@ SOON = 0.02
 """Seconds in which a sequence may end in this process before it is marked as watched for the others."""
 POLL = 5.0
 DEAF_POLL = 1.0
-BATCH = 1000
+MARKED = 1000
+"""Sequences that one statement marks: locks are short. What is looked at is read by a single statement, however many woke up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,15 @@ class Waiters:
         self._unsure = 0
 
     async def wait(self, sequence_id: str) -> Ended:
-        """How the sequence ended, once it has. Cancel it to give up."""
+        """How the sequence ended, once it has. Cancel it to give up. ConfigurationError when the engine is closed meanwhile."""
+        future = self.subscribe(sequence_id)
+        try:
+            return await future
+        finally:
+            self.leave(sequence_id, future)
+
+    def subscribe(self, sequence_id: str) -> asyncio.Future[Ended]:
+        """A future of how the sequence ended: at once if it has. `leave` it when it is no longer wanted."""
         if self._leave is None:
             self._leave = self._listener().subscribe(self._hint, self._look_at_all)
         if self._task is None or self._task.done():
@@ -65,14 +74,15 @@ class Waiters:
         self._waiting.setdefault(sequence_id, []).append(future)
         self._look_at[sequence_id] = self._local()
         self._wake.set()
-        try:
-            return await future
-        finally:
-            left = self._waiting.get(sequence_id, [])
-            if future in left:
-                left.remove(future)
-            if not left:
-                self._waiting.pop(sequence_id, None)
+        return future
+
+    def leave(self, sequence_id: str, future: asyncio.Future[Ended]) -> None:
+        """Nobody waits for this future any more."""
+        left = self._waiting.get(sequence_id, [])
+        if future in left:
+            left.remove(future)
+        if not left:
+            self._waiting.pop(sequence_id, None)
 
     def awaits(self, sequence_id: str) -> bool:
         return sequence_id in self._waiting
@@ -99,6 +109,10 @@ class Waiters:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        for future in [each for several in self._waiting.values() for each in several if not each.done()]:
+            future.set_exception(ConfigurationError("the engine was closed while somebody waited for a result; the sequence goes on."))
+            future.exception()
+        self._waiting.clear()
 
     def _hint(self, hint: str) -> None:
         if hint.startswith("d:"):
@@ -121,8 +135,8 @@ class Waiters:
             look_at, self._look_at = self._look_at, {}
             for told in (True, False):
                 wanted = [id for id, ended in look_at.items() if ended is told and id in self._waiting]
-                for start in range(0, len(wanted), BATCH):
-                    await self._try(wanted[start : start + BATCH], mark=not told)
+                if wanted:
+                    await self._try(wanted, mark=not told)
 
     async def _try(self, ids: list[str], *, mark: bool) -> None:
         try:
@@ -134,8 +148,8 @@ class Waiters:
     async def _look(self, ids: list[str], *, mark: bool) -> None:
         lanes = self._database.store.lanes
         parts = [rows.sequence_row(id, lane_of(id, lanes)) for id in ids]
-        if mark:
-            await self._database.run(self._database.store.mark_watched(parts))
+        for first in range(0, len(parts) if mark else 0, MARKED):
+            await self._database.run(self._database.store.mark_watched(parts[first : first + MARKED]))
         unsure: list[str] = []
         for id, watched, *ended in await self._database.run(self._database.store.read_results(parts)):
             if ended[0] is not None or watched is None:

@@ -8,13 +8,12 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
-from pydantic_core import from_json
 
 from queuert_py import __version__, payload
 from queuert_py.decisions import health, judge, leases
@@ -25,21 +24,29 @@ from queuert_py.ids import uuid7
 from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, Link, Report
+from queuert_py.runtime.aside import Beside
 from queuert_py.runtime.attempt import Attempt
 from queuert_py.runtime.claimer import Claimer
+from queuert_py.runtime.fates import Fates
 from queuert_py.runtime.finisher import Finisher
+from queuert_py.runtime.handling import Surroundings
 from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.reaper import Reaper
-from queuert_py.runtime.services import Opens, Services
+from queuert_py.runtime.services import Services
 from queuert_py.runtime.settings import Settings
-from queuert_py.runtime.waiters import Ended
+from queuert_py.sequence import BlockerEnding
 from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
+FAR = 1e9
+"""Seconds beyond which a job is not waited for: only an event wakes it."""
 
 
-class Worker:
+class Worker(Beside):
     """Made by `engine.worker(…)`; use it as `async with`, or `start` and `stop`."""
+
+    present, listens = True, True
+    """Whether it shows itself to the others, and whether hints tell it of work; see runtime/once.py."""
 
     def __init__(self, engine: Services, settings: Settings) -> None:
         self.id = f"{settings.name}-{uuid7()}"
@@ -63,6 +70,10 @@ class Worker:
     @property
     def max_payload(self) -> int:
         return self._engine.max_payload
+
+    @property
+    def grace(self) -> float:
+        return self.settings.grace
 
     def wrap(self, connection: AsyncConnection[Any]) -> AbstractAsyncContextManager[Any] | None:
         return self._engine.wrap(connection)
@@ -100,15 +111,16 @@ class Worker:
             )
         for name in self.settings.types or ():
             types.get(name)
-        self._queues = list(
-            self.settings.queues or dict.fromkeys(["default", *(each.options.get("queue", "default") for each in self._types.values())])
-        )
-        self._claim_link = Link(self.database, "claim")
-        self._settle_link = Link(self.database, "settle")
-        self._finish_link = Link(self.database, "finish")
-        self._finisher = Finisher(self, self.database.store, self._finish_link, self._settle_link)
+        own = dict.fromkeys(["default", *(each.options.get("queue", "default") for each in self._types.values())])
+        self._queues = list(own if self.settings.queues is None else self.settings.queues)
+        self.surroundings = Surroundings(types, self._types)
+        self._links = self._new_links()
+        self._claim_link, self._settle_link, self._finish_link, self._edges_link = self._links
+        self._finisher = Finisher(self, self.database, self._finish_link, self._settle_link, self._edges_link)
+        self.fates = Fates(self.database.store, self._settle_link, self._held, self._lease_lost)
+        self.begin_aside(self._settle_link)
         scope = (self._queues, list(self._types))
-        self._claimer = Claimer(self, self.database, self._claim_link, self.settings, scope, self._run_alone)
+        self._claimer = self._new_claimer(scope)
         seconds_ = self.lease.total_seconds()
         self._reaper = Reaper(self.database, self._settle_link, self.id, seconds_, self._policy_of, self._ready_again, self._tell)
         who = {
@@ -119,28 +131,42 @@ class Worker:
             "types": list(self._types),
             "concurrency": self.settings.concurrency,
         }
-        self._heartbeat = Heartbeat(self.database, who, self.lease, self._held, self._lease_lost)
+        self._heartbeat = Heartbeat(self.database, who if self.present and not self.database.pooler else None, self.lease, self._held, self._lease_lost)
         self._heartbeat.start()
         await self._heartbeat.present.wait()
-        self._leave_hints = self._engine.listener.subscribe(self._hint, self._claimer.look)
-        self.database.health.on_change(self._health_changed)
-        loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("plain", self._finisher.write_plain),
-            ("settle", self._finisher.settle),
-            ("reap", self._reaper.run),
-            ("distrust", self._heartbeat.distrust),
-            ("claim", self._claimer.run),
-        ]
-        self._tasks = [asyncio.create_task(self._forever(name, loop), name=f"queuert {name}") for name, loop in loops]
+        self._leave = [self.database.health.on_change(self._health_changed)]
+        if self.listens:
+            self._leave.append(self._engine.listener.subscribe(self._hint, self._claimer.look))
+            self._leave.append(self._engine.listener.subscribe(self.fates.hint, lambda: None))
+        self._tasks = [asyncio.create_task(self._forever(name, loop), name=f"queuert {name}") for name, loop in self._loops().items()]
         self._engine.joined(self)
         logger.info("worker %s serves %s of queues %s", self.id, ", ".join(self._types), ", ".join(self._queues))
+
+    def _new_links(self) -> tuple[Link, Link, Link, Link]:
+        """The connections for claiming, settling, finishing and edges."""
+        return Link(self.database, "claim"), Link(self.database, "settle"), Link(self.database, "finish"), Link(self.database, "edges")
+
+    def _new_claimer(self, scope: tuple[Sequence[str], Sequence[str]]) -> Claimer:
+        return Claimer(self, self.database, self._claim_link, self.settings, scope, self._run_alone)
+
+    def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What goes on as long as it works; claiming comes last: it is stopped first."""
+        return {
+            "plain": self._finisher.write_plain,
+            "settle": self._finisher.settle,
+            "edges": self._finisher.write_edges,
+            "reap": self._reaper.run,
+            "distrust": self._heartbeat.distrust,
+            "claim": self._claimer.run,
+        }
 
     async def stop(self, timeout: Duration | None = None) -> None:
         """Stop claiming, let handlers run for `timeout` (default: shutdown_timeout), cancel the rest, write everything, leave."""
         if not self._started or self.shutting_down:
             return
         self.shutting_down = True
-        self._leave_hints()
+        for leave in self._leave:
+            leave()
         self._engine.left(self)
         self._claimer.stop()
         await self._ended(self._tasks[-1], 10)
@@ -154,14 +180,17 @@ class Worker:
                 attempt.abort("shutdown", self.settings.grace)
             if not await self._quiet(self.settings.grace + 5):
                 logger.error("%d job(s) could not be given back; their leases will end", len(self._running))
+        await self.end_aside(self.settings.grace)
+        await self.fates.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._heartbeat.stop()
         with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(2 if self.present else 0):
                 await self._settle_link.run(self.database.store.remove_workers([self.id]))
-        for link in (self._claim_link, self._settle_link, self._finish_link):
+        await self.surroundings.close()
+        for link in self._links:
             await link.close()
 
     async def drained(self) -> None:
@@ -199,7 +228,7 @@ class Worker:
     async def _forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Keep a part of the worker running, whatever happens in it: a bug is logged, and tried again with growing pauses."""
         failures = 0
-        while not self.shutting_down or name in ("plain", "settle"):
+        while not self.shutting_down or name in ("plain", "settle", "edges"):
             begun = time.monotonic()
             try:
                 await loop()
@@ -236,16 +265,16 @@ class Worker:
         if not self._running and not self._waiting and not self._suspects:
             self._idle.set()
 
-    def take(self, row: LiveJob, trusted: float) -> None:
-        self._take(Attempt(self, row, self._types[row.type], trusted))
+    def take(self, row: LiveJob, trusted: float, endings: Mapping[str, BlockerEnding]) -> None:
+        self._take(Attempt(self, row, self._types[row.type], trusted, endings=endings))
 
     def _take(self, attempt: Attempt) -> None:
         row = attempt.row
-        if row.expired:
+        ending = judge.unrun(expired=row.expired, deadline=row.deadline, doom=row.doom)
+        if ending is not None:
             self._running[row.sequence_id] = attempt
             attempt.writing = True
-            error = payload.note_json("Expired", "it was not started by its `expires`")
-            self._finisher.put(attempt, Ending("expired", error=error))
+            self._finisher.put(attempt, ending)
         elif row.crash_count >= leases.SUSPECT:
             self._suspects.append(attempt)
         else:
@@ -260,10 +289,8 @@ class Worker:
     def _run(self, attempt: Attempt) -> None:
         attempt.begun = True
         self._running[attempt.row.sequence_id] = attempt
-        limit = attempt.row.timeout or attempt.job_type.options.get("timeout")
-        if limit is not None:
-            attempt.timers = [self._loop.call_later(seconds(limit), attempt.abort, "timeout", self.settings.grace)]
-        attempt.task = self._loop.create_task(attempt.run())
+        self.surroundings.begin(attempt)
+        self.tell_started(attempt)
 
     async def _run_alone(self) -> None:
         """A job with which workers died: nothing else runs meanwhile, so that its next death blames nobody else."""
@@ -301,16 +328,9 @@ class Worker:
             self.ended(attempt, verdict, watched)
 
     def finished(self, attempt: Attempt, ending: Ending) -> None:
+        self.committed(attempt)
         self._release(attempt)
-        self._deliver(attempt, ending)
-
-    def _deliver(self, attempt: Attempt, ending: Ending) -> None:
-        """To whoever waits in this process."""
-        id, waiters = attempt.row.sequence_id, self._engine.waiters
-        if waiters.awaits(id):
-            error = None if ending.error is None else from_json(ending.error)
-            output = None if ending.output_type is None else ending.output
-            waiters.deliver(id, Ended(ending.outcome, ending.reason, output, ending.output_type, error, attempt.row.type))
+        self.tell_ending(attempt, ending)
 
     def ended(self, attempt: Attempt, ending: Ending, watched: bool) -> None:
         self._release(attempt)
@@ -318,19 +338,23 @@ class Worker:
             logger.warning(
                 "job %s (%s) failed for good, attempt %d: %s", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, ending.reason
             )
-        self._deliver(attempt, ending)
+        elif ending.outcome == "completed":
+            self.committed(attempt)
+        self.tell_ending(attempt, ending)
         if watched:
             self._engine.notifier.send([f"d:{attempt.row.sequence_id}"])
 
     def advanced(self, attempt: Attempt, step: Step, answer: tuple[Any, ...] | None) -> None:
+        self.committed(attempt)
+        self.tell_continued(attempt, step)
         if answer is None:  # written, but the answer was lost: if the next job was born leased to us, let it go
             next_row = attempt.row._replace(epoch=attempt.row.epoch + 1, position=attempt.row.position + 1)
             attempt.row = next_row
             self._finisher.put(attempt, Delay(None, charged=False, outcome=""))
             return
-        _, begun, watched, queue, priority, due = answer
+        _, begun, watched, queue, priority, due, memo = answer
         if begun and not self.shutting_down:
-            self._go_on(attempt, step, watched=watched, queue=queue, priority=priority)
+            self._go_on(attempt, step, watched=watched, queue=queue, priority=priority, memo=memo)
             return
         if begun:
             attempt.row = attempt.row._replace(epoch=attempt.row.epoch + 1, position=attempt.row.position + 1)
@@ -339,7 +363,7 @@ class Worker:
         self._release(attempt)
         self._ready_again([(attempt.row.lane, queue, priority, step.type, due)])
 
-    def _go_on(self, attempt: Attempt, step: Step, *, watched: bool, queue: str, priority: int) -> None:
+    def _go_on(self, attempt: Attempt, step: Step, *, watched: bool, queue: str, priority: int, memo: str | None) -> None:
         row = attempt.row
         trusted = leases.trusted_until(time.monotonic() - 1.0, self.lease.total_seconds())
         following = row._replace(
@@ -358,6 +382,8 @@ class Worker:
             job_id=step.job_id,
             origin_id=row.job_id or row.sequence_id,
             blocker_count=0,
+            deadline=attempt.time_left(),
+            memo=memo,
         )
         self._run(Attempt(self, following, self._types[step.type], trusted, attempt.handoffs + 1))
 
@@ -365,7 +391,8 @@ class Worker:
         self._release(attempt)
         if delay.outcome in ("error", "timeout"):
             logger.info("job %s (%s): attempt %d failed, to be tried again", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt)
-        if answer is not None:
+        self.tell_delayed(attempt, delay)
+        if answer is not None and answer[-1] < FAR:
             self._ready_again([answer[1:]])
 
     def unblocked(self, answers: Iterable[tuple[Any, ...]]) -> None:
@@ -409,6 +436,8 @@ class Worker:
             priority, _, queue = rest.partition(":")
             if queue in self._queues and lane.isdigit() and priority.lstrip("-").isdigit():
                 self.wake(int(lane), queue, int(priority), 0)
+        elif kind == "w":
+            self._engine.events.heard(hint)
 
     def _ready_again(self, ready: Iterable[tuple[int, str, int, str, float]]) -> None:
         """Jobs that wait again or have become ready: the own claimer knows at once, the others by a hint."""
@@ -441,7 +470,7 @@ class Worker:
 
     def _policy_of(self, type_: str) -> judge.Policy:
         known = self._types.get(type_)
-        return known.policy if known else judge.Policy()
+        return known.policy if known else judge.Policy(answered=True)
 
     def _health_changed(self, report: Report) -> None:
         if report.state == "recovering":
@@ -462,28 +491,3 @@ class Worker:
                 tried += 1
                 logger.debug("fate of %s not known yet: %s", job.sequence_id, error)
                 await asyncio.sleep(min(1.0, 0.05 * tried))
-
-
-class WorkerContext:
-    """A worker to be: opens the engine, then starts it."""
-
-    def __init__(self, engine: Opens, settings: Settings) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._worker: Worker | None = None
-
-    async def start(self) -> Worker:
-        await self._engine.open()
-        self._engine.validate()
-        self._worker = Worker(self._engine, self._settings)
-        await self._worker.start()
-        return self._worker
-
-    async def __aenter__(self) -> Worker:
-        return await self.start()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._worker is not None:
-            if self._settings.drain and kind is None:
-                await self._worker.drained()
-            await self._worker.stop()

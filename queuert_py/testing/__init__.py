@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -17,6 +18,7 @@ from queuert_py.errors import InvalidInputError, UsageError
 from queuert_py.ids import uuid7
 from queuert_py.job import In, Job, current
 from queuert_py.job_types import InternalJobType, Out
+from queuert_py.runtime.handling import run_alone
 from queuert_py.values import Abort, Continuation, LiveJob
 
 __all__ = ["run_handler"]
@@ -24,15 +26,21 @@ __all__ = ["run_handler"]
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-async def run_handler(job_type: InternalJobType[In, Out], input: In, *, attempt: int = 1) -> Out | Continuation[Out]:
+async def run_handler(
+    job_type: InternalJobType[In, Out],
+    input: In,
+    *,
+    attempt: int = 1,
+    overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> Out | Continuation[Out]:
     """Run a job type's handler once, with no database, and give what it returned: an output, or a Continuation to look into.
 
     As in a worker, the input is what comes back from its JSON, and what is returned must be what the annotations declare.
-    attempt: the number that `job.attempt` shows (from 1). Retry, Snooze, Fail and any other exception of the handler are raised.
-    No retries, no timeout. InvalidInputError, InvalidOutputError; UsageError when the handler opens a phase: that takes a database.
+    attempt: the number that `job.attempt` shows (from 1). overrides: what makes a dependency instead: `{get_db: fake_db}`. A `def` handler
+    runs in a thread, also one with isolation="process"; a batch has this job alone. Retry, Snooze, Fail and any other exception of the handler
+    are raised. No retries, no timeout, no middleware. InvalidInputError, InvalidOutputError; UsageError when the handler opens a phase: that takes a database.
     """
-    handler = job_type.handler
-    if handler is None:
+    if job_type.handler is None:
         raise UsageError(f"job type {job_type.name!r} has no handler here: import the module that implements it.")
     text = job_type.dump_input(input)
     try:
@@ -42,7 +50,7 @@ async def run_handler(job_type: InternalJobType[In, Out], input: In, *, attempt:
     running = _Alone(job_type.name, text, attempt)
     before = current.set(running)
     try:
-        value = await handler(Job[Any, Any](running, checked))
+        value = await run_alone(job_type, Job[Any, Any](running, checked), running, overrides or {})
     finally:
         current.reset(before)
     if isinstance(value, Continuation):
@@ -59,6 +67,7 @@ class _Alone:
     abort_reason: Abort | None = None
     shutting_down = False
     in_phase = False
+    completing = False
 
     def __init__(self, name: str, text: str, attempt: int) -> None:
         blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
@@ -80,6 +89,9 @@ class _Alone:
             "expired": False,
         }
         self.row = LiveJob(**{**blank, **known})
+
+    def let_go(self, key: str) -> None:
+        """Nothing holds a key."""
 
     def connection_of(self, tx: object) -> None:
         """No transaction, no connection."""

@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from psycopg import AsyncConnection
 from pydantic import BaseModel
 
-from queuert_py import Continuation, Engine, Job, JobTypes, continue_with
+from queuert_py import Blocker, Continuation, Engine, Job, JobTypes, continue_with
 
 Stage = Literal["before", "inside", "after", "atomic", "nowhere"]
 
@@ -134,6 +135,21 @@ async def slow_noop(job: Job[Work]) -> Done:
     async with job.finalize() as tx:
         await effect(tx, job, "work")
     return Done()
+
+
+class Gather(BaseModel):
+    pieces: Sequence[Blocker[Done]]
+
+
+class Count(BaseModel):
+    count: int
+
+
+@jobs.job_type
+async def gather(job: Job[Gather]) -> Count:
+    async with job.finalize() as tx:
+        await effect(tx, job, "gather")
+        return Count(count=len({piece.output.tag for piece in job.input.pieces}))
 
 
 async def main() -> None:

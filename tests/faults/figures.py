@@ -1,4 +1,4 @@
-"""`python -m tests.faults.figures kills N | absent N | outages N | memory N`: what a scenario measures, on a server of its own."""
+"""`python -m tests.faults.figures kills N | absent N | outages N | memory N | fanins N`: what a scenario measures, on a server of its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ async def main(what: str, times: int) -> None:
                 case "memory":
                     held = await scenarios.memory(server.dsn, Path(folder), jobs=times)
                     print("RSS in MB after the warm-up and each tenth:", [round(each / 2**20, 1) for each in held])
+                case "fanins":
+                    print(await scenarios.fanins(server.dsn, Path(folder), count=times))
                 case _:
                     sys.exit(f"unknown: {what}. {__doc__}")
 

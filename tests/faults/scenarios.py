@@ -164,3 +164,50 @@ async def memory(dsn: str, folder: Path, *, jobs: int, warm_up: int = 40_000) ->
             await until(all_ended, "the jobs to end", 120)
             held.append(resident(worker.pid))
     return held
+
+
+@dataclass
+class FanIns:
+    """What came of fan-ins on two worker processes."""
+
+    count: int
+    completed: int
+    effects: int
+    right: int
+    deadlocks: int
+    workers: int
+    spread: Spans
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} fan-ins of {WIDTH}: {self.completed} completed, {self.effects} effects, {self.right} with all outputs, "
+            f"{self.deadlocks} deadlocks, on {self.workers} processes; {self.spread}"
+        )
+
+
+WIDTH = 50
+"""Blockers of each fan-in."""
+
+
+async def fanins(dsn: str, folder: Path, *, count: int) -> FanIns:
+    """`count` jobs that wait for 50 blockers each; the blockers of each end at nearly the same time, on two worker processes."""
+    async with Facts(dsn) as facts, Engine(dsn, app.jobs) as engine:
+        before = await facts.one("select deadlocks from pg_stat_database where datname = current_database()")
+        pieces = await engine.start_sequences([app.noop(Work(tag=str(number % WIDTH))) for number in range(count * WIDTH)])
+        groups = [pieces[first : first + WIDTH] for first in range(0, len(pieces), WIDTH)]
+        handles = await engine.start_sequences([app.gather(app.Gather(pieces=group)) for group in groups])
+        async with worker_process(dsn, folder, history=False), worker_process(dsn, folder, history=False):
+            outputs = [await handle.result(timeout=300) for handle in handles]
+        spans = await facts.rows(
+            "select extract(epoch from max(f.finished_at) - min(f.finished_at))::float8 from queuert.job_blocker b"
+            " join queuert.finished_job f on f.sequence_id = b.blocker_id group by b.sequence_id"
+        )
+        return FanIns(
+            count=count,
+            completed=await facts.one("select count(*) from queuert.finished_job where type = 'gather' and attempt = 1"),
+            effects=await facts.one("select count(*) from effect where what = 'gather'"),
+            right=sum(output.count == WIDTH for output in outputs),
+            deadlocks=await facts.one("select deadlocks from pg_stat_database where datname = current_database()") - before,
+            workers=await facts.one("select count(distinct finished_by) from queuert.finished_job where type = 'noop'"),
+            spread=Spans("blockers of one fan-in ended within", [row[0] for row in spans]),
+        )

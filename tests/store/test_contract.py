@@ -14,7 +14,9 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
 from queuert_py.postgres.store import Call, Store, statements
+from queuert_py.runtime.watching import Row
 from queuert_py.values import AttemptRecord, JobRecord, LiveJob, SequenceRecord
+from queuert_py.why import Standing
 from tests.store.samples import SAMPLES
 
 # Name: the parameters in the order of their first use, and the columns of the answer, each with its PostgreSQL type.
@@ -25,13 +27,35 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "find_keys": ("rows jsonb", "ordinal int4, sequence_id text"),
     "find_repeats": ("rows jsonb", "sequence_id text, ?column? bool"),
     "undo_starts": ("rows jsonb", "sequence_id text"),
+    "find_holders": ("rows jsonb", "ordinal int4, sequence_id text"),
+    "undo_keyed": ("rows jsonb", ""),
+    "replace_waiting": ("rows jsonb", "sequence_id text"),
+    "release_key": ("lane smallint, sequence_id uuid, epoch bigint, type text, keys text[]", "key text"),
+    "lock_blockers": ("rows jsonb", "sequence_id text"),
+    "read_blockers": ("rows jsonb", "sequence_id text, ?column? bool, outcome text"),
+    "insert_blockers": ("rows jsonb", ""),
+    "delete_blockers": ("rows jsonb", ""),
+    "lock_edges": ("lock bigint", "?column? bool"),
+    "find_cycle": ("rows jsonb, lane smallint, sequence_id uuid", "bool bool"),
+    "block_job": ("rows jsonb", "lane int2, queue text, priority int2, type text, ?column? bool"),
+    "watch_self": ("lane smallint, sequence_id uuid, epoch bigint", ""),
+    "read_edges": ("rows jsonb", "sequence_id text, blocker_id text, on_blocker_failure text"),
+    "settle_edges": ("rows jsonb", ""),
+    "read_outputs": (
+        "rows jsonb",
+        "sequence_id text, blocker_id text, outcome text, output text, output_type text, last_error text",
+    ),
+    "lock_limited": (
+        "lanes smallint[], limit bigint",
+        "lane int2, sequence_id text, position int4, epoch int8, type text, attempt int4, coalesce bool",
+    ),
     "claim_jobs": (
         ("scans jsonb, types text[], limit int, worker text, lease interval, token uuid, slots int, suspect int"),
         (
             "lane int2, sequence_id text, position int4, epoch int8, type text, input text, attempt int4, crash_count "
             "int4, begun bool, watched bool, blocker_count int4, queue text, priority int2, run_at timestamptz, "
             "?column? bool, max_attempts int4, timeout interval, case text, nullif text, origin_id text, "
-            "correlation_id text, tags text"
+            "correlation_id text, tags text, doom text, extract float8, memo text, backoff float8"
         ),
     ),
     "list_ready": ("queues jsonb", "lane int2, queue text, priority int2, due float8"),
@@ -52,7 +76,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         "lanes smallint[], gone text[], limit int",
         (
             "lane int2, sequence_id text, position int4, epoch int8, type text, attempt int4, crash_count int4, begun "
-            "bool, max_attempts int4, leased_by text"
+            "bool, max_attempts int4, backoff float8, leased_by text"
         ),
     ),
     "put_worker": (
@@ -68,39 +92,113 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         ("attempt int4, outcome text, error jsonb, started_at timestamptz, finished_at timestamptz, worker text, position int4, type text"),
     ),
     "list_jobs": (
-        "lane smallint, sequence_id uuid",
+        "lane int, sequence_id uuid",
         (
-            "sequence_id uuid, position int4, job_id uuid, type text, status text, reason text, queue text, priority "
-            "int2, attempt int4, crash_count int4, input jsonb, output jsonb, last_error jsonb, run_at timestamptz, "
-            "created_at timestamptz, started_at timestamptz, finished_at timestamptz, worker text"
+            "sequence_id uuid, position int4, job_id uuid, type text, status text, reason text, queue text, priority int2, "
+            "attempt int4, crash_count int4, input jsonb, output jsonb, last_error jsonb, run_at timestamptz, created_at "
+            "timestamptz, started_at timestamptz, finished_at timestamptz, worker text, progress jsonb, root_id uuid, "
+            "origin_id uuid, open_blockers int4, correlation_id text, coalesce text"
         ),
     ),
     "read_sequence": (
-        "lane smallint, sequence_id uuid",
+        "lane int, sequence_id uuid",
         (
-            "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, "
-            "steps int4, current_type text, attempt int4, input jsonb, output jsonb, last_error jsonb, created_at "
-            "timestamptz, finished_at timestamptz"
+            "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, steps "
+            "int4, current_type text, attempt int4, input jsonb, output jsonb, last_error jsonb, created_at timestamptz, "
+            "finished_at timestamptz, root_id uuid, queue text, priority int2, run_at timestamptz, started_at timestamptz, "
+            "worker text, progress jsonb, open_blockers int4"
         ),
     ),
     "list_sequences": (
-        "status text, type text, key text, limit int",
         (
-            "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, "
-            "steps int4, current_type text, attempt int4, input jsonb, output jsonb, last_error jsonb, created_at "
-            "timestamptz, finished_at timestamptz"
+            "lanes smallint[], live boolean, after uuid, live_status text, type text, queue text, key text, tag text, "
+            "correlation_id text, root_id uuid, since timestamp with time zone, until timestamp with time zone, limit int, "
+            "finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with time zone"
+        ),
+        (
+            "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, steps "
+            "int4, current_type text, attempt int4, input jsonb, output jsonb, last_error jsonb, created_at timestamptz, "
+            "finished_at timestamptz, root_id uuid, queue text, priority int2, run_at timestamptz, started_at timestamptz, "
+            "worker text, progress jsonb, open_blockers int4"
+        ),
+    ),
+    "find_jobs": (
+        (
+            "lanes smallint[], live boolean, after uuid, position int, live_status text, type text, queue text, worker text, "
+            "tag text, correlation_id text, root_id uuid, since timestamp with time zone, until timestamp with time zone, "
+            "limit int, finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with "
+            "time zone"
+        ),
+        (
+            "sequence_id uuid, position int4, job_id uuid, type text, status text, reason text, queue text, priority int2, "
+            "attempt int4, crash_count int4, input jsonb, output jsonb, last_error jsonb, run_at timestamptz, created_at "
+            "timestamptz, started_at timestamptz, finished_at timestamptz, worker text, progress jsonb, root_id uuid, "
+            "origin_id uuid, open_blockers int4, correlation_id text, coalesce text"
+        ),
+    ),
+    "read_job": (
+        "lane int, job_id uuid, lanes smallint[]",
+        (
+            "sequence_id uuid, position int4, job_id uuid, type text, status text, reason text, queue text, priority int2, "
+            "attempt int4, crash_count int4, input jsonb, output jsonb, last_error jsonb, run_at timestamptz, created_at "
+            "timestamptz, started_at timestamptz, finished_at timestamptz, worker text, progress jsonb, root_id uuid, "
+            "origin_id uuid, open_blockers int4, correlation_id text, coalesce text"
+        ),
+    ),
+    "list_blockers": (
+        "lane int, sequence_id uuid, after uuid, position int, limit int",
+        (
+            "blocker_id uuid, position int4, ?column? bool, type text, status text, reason text, current_type text, "
+            "last_error jsonb, created_at timestamptz, finished_at timestamptz"
+        ),
+    ),
+    "list_dependents": (
+        "lane int, sequence_id uuid, after uuid, position int, limit int",
+        (
+            "sequence_id uuid, position int4, ?column? bool, type text, status text, reason text, current_type text, "
+            "last_error jsonb, created_at timestamptz, finished_at timestamptz"
+        ),
+    ),
+    "list_open_links": (
+        "rows jsonb, limit int",
+        "sequence_id text, blocker_id text",
+    ),
+    "read_standings": (
+        "rows jsonb",
+        (
+            "sequence_id uuid, type text, current_type text, status text, reason text, queue text, attempt int4, run_at "
+            "timestamptz, started_at timestamptz, finished_at timestamptz, worker text, last_error jsonb, open_blockers "
+            "int4, progress jsonb, coalesce bool, ?column? text, ?column? text, ?column? text, coalesce bool, expires_at "
+            "timestamptz, deadline_at timestamptz"
+        ),
+    ),
+    "read_horizon": (
+        "",
+        "at timestamptz, array text",
+    ),
+    "list_news": (
+        (
+            "since timestamp with time zone, kinds text[], at timestamp with time zone, id uuid, position int, kind text, "
+            "sequence_id uuid, lane int, type text, queue text, tag text, correlation_id text, limit int"
+        ),
+        (
+            "finished_at timestamptz, sequence_id uuid, position int4, outcome text, type text, queue text, coalesce text, "
+            "correlation_id text, job_id uuid, attempt int4, finished_by text, output text, output_type text, reason text, "
+            "last_error jsonb"
+        ),
+    ),
+    "read_progress": (
+        "rows jsonb, type text, queue text, tag text, correlation_id text",
+        (
+            "clock_timestamp timestamptz, sequence_id uuid, position int4, type text, queue text, coalesce text, "
+            "correlation_id text, job_id uuid, attempt int4, leased_by text, progress jsonb"
         ),
     ),
     "count_live": ("", "queue text, type text, status text, count int4, max float8"),
     "count_finished": ("span interval", "type text, outcome text, count int4, avg float8"),
-    "count_failed": ("", "sequence_type text, count int4, max timestamptz"),
-    "list_failed": (
-        "type text, key text, limit int",
-        (
-            "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, "
-            "steps int4, current_type text, attempt int4, input jsonb, output jsonb, last_error jsonb, created_at "
-            "timestamptz, finished_at timestamptz"
-        ),
+    "count_failed": (
+        "type text, job_type text, reason text, after timestamp with time zone, before timestamp with time zone",
+        "sequence_type text, count int4, max timestamptz",
     ),
     "list_workers": (
         "lanes smallint[]",
@@ -113,6 +211,44 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         "rows jsonb",
         ("sequence_id text, watched bool, outcome text, reason text, output text, output_type text, last_error jsonb, type text"),
     ),
+    "limit_wait": ("milliseconds text", "set_config text"),
+    "lock_live": (
+        "rows jsonb",
+        (
+            "lane int2, sequence_id text, position int4, epoch int8, type text, input text, attempt int4, watched bool, "
+            "queue text, priority int2, blocker_count int4, ?column? bool, job_id text, root_id text, correlation_id text, "
+            "tags text, sequence_type text, created_at timestamptz"
+        ),
+    ),
+    "read_position": ("lane smallint, sequence_id uuid", "position int4"),
+    "raise_epochs": ("rows jsonb", ""),
+    "reschedule_jobs": (
+        "at timestamp with time zone, delay interval, rows jsonb",
+        "lane int2, queue text, priority int2, type text, extract float8, ?column? bool",
+    ),
+    "find_edges": ("rows jsonb", "blocker_id text, sequence_id text"),
+    "find_started": ("rows jsonb, lanes smallint[]", "lane int2, sequence_id text"),
+    "lock_to_delete": ("rows jsonb", "lane int2, sequence_id text, ?column? bool"),
+    "lock_finished": ("rows jsonb", "sequence_id text"),
+    "find_dependents": ("rows jsonb", "blocker_id text, sequence_id text"),
+    "find_upstream": ("rows jsonb", "lane int2, sequence_id text"),
+    "delete_sequences": ("rows jsonb", "sequence_id text"),
+    "find_failed": (
+        "lanes smallint[], type text, job_type text, reason text, after timestamp with time zone, "
+        "before timestamp with time zone, limit bigint",
+        "lane int2, sequence_id text",
+    ),
+    "lock_failed": (
+        "rows jsonb",
+        (
+            "lane int2, sequence_id text, position int4, job_id text, type text, input text, reason text, last_error text, "
+            "attempt int4"
+        ),
+    ),
+    "find_invalid": ("rows jsonb, lanes smallint[]", "lane int2, sequence_id text"),
+    "doom_jobs": ("rows jsonb", "lane int2, queue text, priority int2, type text"),
+    "log_failures": ("rows jsonb", ""),
+    "start_dead_letters": ("rows jsonb", "lane int2, queue text, priority int2, type text"),
     "notify": ("channel text, hints text[]", "pg_notify 2278"),
     "assert_written": ("xid xid8, lane smallint, sequence_id uuid, position int, epoch int", "error 22012"),
 }
@@ -173,11 +309,14 @@ def test_a_statement_is_short_enough_for_psycopg_to_remember(name: str) -> None:
     ("name", "fields"),
     [
         ("claim_jobs", LiveJob._fields),
-        ("list_jobs", tuple(JobRecord.__dataclass_fields__)),
+        ("list_jobs", tuple(JobRecord.__dataclass_fields__)[:-1]),
+        ("find_jobs", tuple(JobRecord.__dataclass_fields__)[:-1]),
+        ("read_job", tuple(JobRecord.__dataclass_fields__)[:-1]),
+        ("read_standings", Standing._fields),
+        ("list_news", Row._fields),
         ("list_attempts", tuple(AttemptRecord.__dataclass_fields__)),
         ("read_sequence", tuple(SequenceRecord.__dataclass_fields__)),
         ("list_sequences", tuple(SequenceRecord.__dataclass_fields__)),
-        ("list_failed", tuple(SequenceRecord.__dataclass_fields__)),
     ],
 )
 def test_columns_stand_in_the_order_of_the_fields_they_fill(name: str, fields: tuple[str, ...]) -> None:
@@ -186,7 +325,7 @@ def test_columns_stand_in_the_order_of_the_fields_they_fill(name: str, fields: t
     assert len(columns) == len(fields)
     for column, field in zip(columns, fields, strict=True):
         named = same.get(column, column)
-        assert named in (field, "?column?", "case", "nullif", "coalesce") or field in ("id",), (column, field)
+        assert named in (field, "?column?", "case", "nullif", "coalesce", "extract") or field in ("id",), (column, field)
 
 
 def parameters(call: Call[Any]) -> list[str]:

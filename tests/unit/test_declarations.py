@@ -20,7 +20,7 @@ from queuert_py.errors import (
     UnknownJobTypeError,
     UsageError,
 )
-from queuert_py.job_types import Contract
+from queuert_py.annotations import Contract
 from queuert_py.values import Request
 
 

@@ -7,11 +7,15 @@ set job_id = step.job_id, position = l.position + 1, origin_id = l.job_id, type 
     attempt = keep.it::int, crash_count = 0, epoch = l.epoch + 1, claim_token = null, begun = keep.it,
     leased_by = case when keep.it then l.leased_by end, leased_at = clock_timestamp(),
     leased_until = case when keep.it then clock_timestamp() + %(lease)s end,
-    progress = null, memo = null, last_error = null, max_attempts = step.max_attempts, timeout = step.timeout,
-    created_at = clock_timestamp(), expires_at = null, blocker_count = 0
+    progress = null, memo = case when l.memo ? 'events' then jsonb_build_object('events', l.memo -> 'events') end,
+    last_error = null, max_attempts = step.max_attempts, backoff = null, timeout = step.timeout,
+    created_at = clock_timestamp(), expires_at = null, blocker_count = coalesce(step.blocker_count, 0),
+    open_blockers = coalesce(step.open_blockers, 0), on_blocker_failure = step.on_blocker_failure, doom = step.doom,
+    deadline_at = case when step.compensates then null else l.deadline_at end
 from jsonb_to_recordset(%(rows)s::jsonb) as step (
     lane smallint, sequence_id uuid, epoch bigint, job_id uuid, type text, queue text, priority smallint, input jsonb,
-    at timestamptz, delay interval, max_attempts integer, timeout interval, handoff boolean
+    at timestamptz, delay interval, max_attempts integer, timeout interval, handoff boolean,
+    open_blockers integer, blocker_count integer, on_blocker_failure text, doom jsonb, compensates boolean
 )
 cross join lateral (
     select step.handoff and not exists (select from /* schema */queue q where q.name = step.queue and q.paused) as it
@@ -21,4 +25,5 @@ where l.lane = step.lane and l.sequence_id = step.sequence_id and l.epoch = step
         select from /* schema */finished_job f
         where f.lane = l.lane and f.sequence_id = l.sequence_id and f.position = l.position and f.epoch = step.epoch
     )
-returning l.sequence_id::text, l.begun, l.watched, l.queue, l.priority, extract(epoch from l.run_at - clock_timestamp())::float8
+returning l.sequence_id::text, l.begun, l.watched, l.queue, l.priority, extract(epoch from l.run_at - clock_timestamp())::float8,
+    l.memo::text

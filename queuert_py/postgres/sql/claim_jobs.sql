@@ -27,4 +27,4 @@ where l.lane = numbered.lane and l.sequence_id = numbered.sequence_id
 returning l.lane, l.sequence_id::text, l.position, l.epoch, l.type, l.input::text, l.attempt, l.crash_count, l.begun, l.watched,
     l.blocker_count, l.queue, l.priority, l.run_at, l.expires_at <= clock_timestamp() and l.position = 0 and l.attempt = 1,
     l.max_attempts, l.timeout, case when l.position > 0 then l.job_id::text end, nullif(l.root_id, l.sequence_id)::text, l.origin_id::text,
-    l.correlation_id, l.tags
+    l.correlation_id, l.tags, l.doom::text, extract(epoch from l.deadline_at - clock_timestamp())::float8, l.memo::text, l.backoff::float8

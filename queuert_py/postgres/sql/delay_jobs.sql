@@ -14,6 +14,7 @@ with setback as (
 ), back as (
     update /* schema */live_job l
     set leased_by = null, leased_until = null, claim_token = null, begun = false, epoch = l.epoch + 1,
+        memo = l.memo - array['waiting', 'sleeping'],
         attempt = l.attempt + mine.charge, crash_count = l.crash_count + mine.crash, last_error = coalesce(mine.error, l.last_error),
         run_at = case
             when mine.delay is null and mine.at is null then l.run_at

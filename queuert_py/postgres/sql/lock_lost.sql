@@ -5,7 +5,7 @@ with lost as materialized (
     where l.lane = any(%(lanes)s::smallint[]) and l.leased_by is not null
         and (l.leased_by = any(%(gone)s::text[]) or l.leased_until <= (select clock_timestamp()))
 )
-select l.lane, l.sequence_id::text, l.position, l.epoch, l.type, l.attempt, l.crash_count, l.begun, l.max_attempts, l.leased_by
+select l.lane, l.sequence_id::text, l.position, l.epoch, l.type, l.attempt, l.crash_count, l.begun, l.max_attempts, l.backoff::float8, l.leased_by
 from lost join /* schema */live_job l on l.lane = lost.lane and l.sequence_id = lost.sequence_id
 where l.leased_by = any(%(gone)s::text[]) or l.leased_until <= (select clock_timestamp())
 order by l.lane, l.sequence_id

@@ -1,0 +1,138 @@
+"""Failure for good: what its callbacks are given, the dead letter that is started with it, and the inputs with which it runs again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema, from_json, to_json
+
+from queuert_py import payload
+from queuert_py.control import DeadLetter, Failure
+from queuert_py.errors import DeclarationError, InvalidInputError, UsageError
+from queuert_py.job_types import InternalJobType, JobTypes
+from queuert_py.postgres.controls import Failed
+from queuert_py.sequence import Collected
+from queuert_py.starting import Batch
+from queuert_py.values import Ending, LiveJob, Reason, Request
+
+SPARE = 64 * 1024
+"""Bytes that a dead letter may have beyond the limit of payloads: it holds an input that was as large as that, and an error."""
+
+
+# --- what is declared
+
+
+def check(types: JobTypes[Any]) -> None:
+    """The answers to failure that job types declare. DeclarationError says what to write."""
+    for job_type in types:
+        letters: Any = job_type.options.get("dead_letter")
+        if letters is None:
+            continue
+        name = f"job type {job_type.name!r}: dead_letter={letters!r}"
+        if not isinstance(letters, InternalJobType) or not letters.startable:
+            raise DeclarationError(f"{name}: a job type is needed that a sequence can start with and that takes a DeadLetter.")
+        if not types.has(letters.name) or types.get(letters.name) is not letters:
+            raise DeclarationError(f"{name}: it is not declared on this engine: mount its registry.")
+        if not issubclass(DeadLetter, letters.contract.input):
+            raise DeclarationError(f"{name}: its input is {letters.contract.input.__name__}, it has to take queuert_py.control.DeadLetter.")
+
+
+# --- a failure of a job in hand
+
+
+def failure_of(job: LiveJob, ending: Ending) -> Failure:
+    id = UUID(job.sequence_id)
+    error = cast("Mapping[str, Any]", from_json(ending.error or "{}"))
+    job_id = UUID(job.job_id) if job.job_id else id
+    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, job.attempt, from_json(job.input))
+
+
+def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: Failure, *, lanes: int, limit: int) -> str:
+    """The row for start_dead_letters. `limit`: of payloads."""
+    known = {name: getattr(failure, name) for name in DeadLetter.model_fields}
+    letter = DeadLetter.model_construct(**known)
+    start = Batch([Request(letters, letter)], lanes=lanes, limit=limit + SPARE, origin=job, get=lambda _: letters).check()[0]
+    failed = {"failed_lane": job.lane, "failed_id": job.sequence_id, "failed_position": job.position, "failed_epoch": job.epoch}
+    return f"{start.row[:-1]},{to_json(failed).decode()[1:]}"
+
+
+# --- running again
+
+
+def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], limit: int) -> Callable[[Sequence[Failed]], Mapping[str, str]]:
+    """Makes the inputs with which failed jobs run again, all or none: InvalidInputError lists every one that is refused."""
+
+    def make(failed: Sequence[Failed]) -> Mapping[str, str]:
+        made: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        for each in failed if given is not None else ():
+            try:
+                made[each.sequence_id] = _new_input(given, each, get(each.type), limit)
+            except (InvalidInputError, UsageError) as error:
+                refused[each.sequence_id] = str(error)
+        if refused:
+            lines = "; ".join(f"{id}: {why}" for id, why in refused.items())
+            raise InvalidInputError(f"{len(refused)} of {len(failed)} new inputs are refused, nothing was changed: {lines}", errors=refused)
+        return made
+
+    return make
+
+
+def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], limit: int) -> str:
+    value = given
+    if callable(given) and not isinstance(given, BaseModel):
+        error = from_json(failed.error or "{}")
+        ids = UUID(failed.sequence_id), UUID(failed.job_id)
+        reason = cast("Reason", failed.reason)
+        value = given(Failure(*ids, failed.type, failed.position, reason, error, failed.attempt, from_json(failed.input)))
+    blockers = Collected()
+    text = job_type.dump_input(value, limit, blockers)
+    if blockers.ids:
+        before = set(map(str, blockers.ids)) - set(_strings(from_json(failed.input)))
+        if before:
+            raise UsageError(f"a new input cannot have other blockers than the one that failed: {', '.join(before)}.")
+    return text
+
+
+def _strings(value: Any) -> list[str]:
+    """All texts in plain JSON values."""
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return [text for each in cast("dict[str, Any]", value).values() for text in _strings(each)]
+        case list():
+            return [text for each in cast("list[Any]", value) for text in _strings(each)]
+        case _:
+            return []
+
+
+# --- inputs that a model refuses
+
+
+class _Schema(GenerateJsonSchema):
+    """A schema of any model: what JSON Schema cannot say is left as the name of its kind."""
+
+    def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
+        return {"description": error_info}
+
+
+@lru_cache(1024)
+def fingerprint(model: type[BaseModel]) -> str:
+    """What a model accepts, as far as its JSON schema says: the same for the same fields, whatever process reads them."""
+    schema = model.model_json_schema(schema_generator=_Schema)
+    return sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def invalid_input(job_type: InternalJobType[Any, Any], error: ValidationError | NotImplementedError) -> Ending:
+    """A stored input that its model refuses: no attempt is charged, and a worker with another model tries it again."""
+    known: dict[str, Any] = from_json(payload.error_json(error))
+    known["attrs"]["input_schema"] = fingerprint(job_type.contract.input)
+    return Ending("failed", reason="validation", error=to_json(known).decode(), charged=False)

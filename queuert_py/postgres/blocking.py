@@ -1,0 +1,176 @@
+"""The one procedure that adds blockers, for starts, continuations, waiting handlers and retries (docs/design.md has the races).
+
+Blockers are marked as watched first, apart and committed; then, in the transaction that adds the edges, locked against their finish and
+looked at in the next statement. Nothing is written before that, so that whoever finds one not marked can mark it and begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+from zlib import crc32
+
+from queuert_py.errors import BlockerCycleError, BlockerError, SequenceNotFoundError
+from queuert_py.ids import lane_of
+from queuert_py.postgres import rows
+from queuert_py.postgres.database import Database
+from queuert_py.postgres.plans import Plan
+from queuert_py.postgres.store import Store
+from queuert_py.values import Block, BlockerPolicy, LiveJob, Step
+
+T = TypeVar("T")
+LIMIT = 1000
+"""The most blockers of one job."""
+PATIENCE = 30.0
+"""Seconds in which a blocker that somebody's transaction holds is marked again and again."""
+
+Standing = Mapping[str, str | None]
+"""How blockers stand, by id: None while unfinished, else the outcome."""
+
+
+class NotWatched(Exception):  # noqa: N818 - a signal: mark these, and begin again
+    """Blockers that are not marked as watched yet."""
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        super().__init__(f"{len(parts)} blocker(s) are not marked yet")
+        self.parts = parts
+
+
+async def marking(database: Database, work: Callable[[], Awaitable[T]], first: Iterable[str] = ()) -> T:
+    """Do `work`; as often as it meets blockers that are not marked, mark them and do it again. `first`: ids to be marked before.
+
+    BlockerError when one stays locked by a transaction of somebody else's for PATIENCE seconds.
+    """
+    tried, until = 0, time.monotonic() + PATIENCE
+    parts = [rows.sequence_row(id, lane_of(id, database.store.lanes)) for id in first]
+    while True:
+        if parts:
+            await database.aside.run(database.store.mark_watched(parts))
+        try:
+            return await work()
+        except NotWatched as found:
+            parts = list(found.parts)
+        tried += 1
+        if tried > 1:
+            if time.monotonic() > until:
+                raise BlockerError(f"{len(parts)} blocker(s) have been locked by another transaction for {PATIENCE:.0f} s: try again.")
+            await asyncio.sleep(min(0.1, 0.001 * 2**tried))
+
+
+def stand(store: Store, ids: Iterable[str]) -> Plan[Standing]:
+    """Lock blockers against their finish, and how they stand. SequenceNotFoundError; NotWatched."""
+    placed = sorted((lane_of(id, store.lanes), id) for id in set(ids))
+    parts = {id: rows.sequence_row(id, lane) for lane, id in placed}
+    locked: list[str] = yield store.lock_blockers(parts.values())
+    standing: dict[str, str | None] = dict.fromkeys(locked)
+    rest = [part for id, part in parts.items() if id not in standing]
+    unwatched: list[str] = []
+    missing: list[str] = []
+    for id, live, outcome in (yield store.read_blockers(rest)) if rest else ():
+        if live or outcome == "continued":
+            unwatched.append(parts[id])
+        elif outcome is None:
+            missing.append(id)
+        else:
+            standing[id] = outcome
+    if missing:
+        raise SequenceNotFoundError(f"blocker {', '.join(missing)} does not exist: was its start committed?", ids=missing)
+    if unwatched:
+        raise NotWatched(unwatched)
+    return standing
+
+
+def counts(standing: Standing, blockers: Sequence[str], policy: BlockerPolicy) -> dict[str, Any]:
+    """The columns of a job that waits for these."""
+    distinct = dict.fromkeys(blockers)
+    spoiled = [id for id in distinct if standing[id] not in (None, "completed")]
+    open_ = [id for id in distinct if standing[id] is None]
+    fields: dict[str, Any] = {"blocker_count": len(distinct), "on_blocker_failure": None if policy == "hold" else policy}
+    if spoiled and policy == "fail":
+        message = f"blocker {spoiled[0]}: {standing[spoiled[0]]}"
+        return {**fields, "open_blockers": 0, "doom": {"type": "BlockerFailed", "message": message, "traceback": "", "attrs": {}}}
+    return {**fields, "open_blockers": len(open_) + (len(spoiled) if policy == "hold" else 0)}
+
+
+def edges(store: Store, standing: Standing, job: tuple[int, str, int], blockers: Sequence[str], policy: BlockerPolicy) -> list[str]:
+    """The rows for insert_blockers. `job`: lane, sequence id, position."""
+    lane, sequence_id, position = job
+    return [
+        rows.edge_row(
+            lane_of(id, store.lanes),
+            id,
+            lane,
+            sequence_id,
+            position,
+            ordinal,
+            counted=standing[id] == "completed" or (policy == "ignore" and standing[id] is not None),
+        )
+        for ordinal, id in enumerate(dict.fromkeys(blockers))
+    ]
+
+
+def check(blockers: Sequence[str], own: str | None, which: str) -> None:
+    """What can be said without looking: too many, or the sequence itself. BlockerError."""
+    if len(set(blockers)) > LIMIT:
+        raise BlockerError(f"{which}: {len(set(blockers)):,} blockers, the limit is {LIMIT:,}: join them in steps.")
+    if own is not None and own in blockers:
+        raise BlockerCycleError(f"{which}: sequence {own} would wait for itself.", id=own)
+
+
+def _of_existing(store: Store, job: LiveJob, blockers: Sequence[str], which: str) -> Plan[Standing]:
+    """As `stand`, for new edges of a sequence that exists: one at a time, so that no two close a ring together."""
+    check(blockers, job.sequence_id, which)
+    yield store.lock_edges(crc32(f"queuert edges {store.schema}".encode()))
+    standing = yield from stand(store, blockers)
+    parts = [rows.sequence_row(id, lane_of(id, store.lanes)) for id in dict.fromkeys(blockers)]
+    if (yield store.find_cycle(parts, job)):
+        raise BlockerCycleError(f"{which}: one of its blockers waits for sequence {job.sequence_id} itself.", id=job.sequence_id)
+    return standing
+
+
+def advance(store: Store, job: LiveJob, step: Step) -> Plan[list[list[Any]]]:
+    """A continuation that waits for blockers; the answers of finish_steps and advance_jobs."""
+    standing = yield from _of_existing(store, job, step.blockers, f"continuation with {step.type!r}")
+    part = rows.step_row(job, step, handoff=False, more=counts(standing, step.blockers, step.on_blocker_failure))
+    written = yield store.finish_steps([part])
+    if step.failure is not None:
+        yield store.log_failures([rows.failure_row(job, step.failure)])
+    advanced = yield store.advance_jobs([part], timedelta(0))
+    if advanced:
+        place = (job.lane, job.sequence_id, job.position + 1)
+        yield store.insert_blockers(edges(store, standing, place, step.blockers, step.on_blocker_failure))
+    return [written, advanced]
+
+
+def block(store: Store, job: LiveJob, wait: Block) -> Plan[list[tuple[Any, ...]]]:
+    """A running job that waits for blockers; the answer of block_job, empty when the job is no longer this attempt's."""
+    standing = yield from _of_existing(store, job, wait.blockers, f"wait_for {wait.name!r}")
+    fields = counts(standing, wait.blockers, wait.on_blocker_failure)
+    blocked: list[tuple[Any, ...]] = yield store.block_job([rows.block_row(job, wait, fields)])
+    if blocked:
+        place = (job.lane, job.sequence_id, job.position)
+        yield store.insert_blockers(edges(store, standing, place, wait.blockers, wait.on_blocker_failure))
+    return blocked
+
+
+def recount(store: Store, jobs: Mapping[str, tuple[int, int]]) -> Plan[dict[str, dict[str, Any]]]:
+    """What failed jobs (by id: lane, position) that become live again have still to wait for: the columns, by id.
+
+    Those that become live together are unfinished for each other.
+    """
+    parts = [rows.job_row(lane, id, position) for id, (lane, position) in jobs.items()]
+    waits: dict[str, list[str]] = {}
+    policies: dict[str, BlockerPolicy] = {}
+    for id, blocker, policy in (yield store.read_edges(parts)) if parts else ():
+        waits.setdefault(id, []).append(blocker)
+        policies[id] = policy or "hold"
+    if not waits:
+        return {}
+    outside = {blocker for blockers in waits.values() for blocker in blockers} - jobs.keys()
+    standing = {**dict.fromkeys(jobs), **((yield from stand(store, outside)) if outside else {})}
+    places = {id: (jobs[id][0], id, jobs[id][1]) for id in waits}
+    yield store.settle_edges([part for id in waits for part in edges(store, standing, places[id], waits[id], policies[id])])
+    return {id: counts(standing, blockers, policies[id]) for id, blockers in waits.items()}

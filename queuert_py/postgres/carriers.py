@@ -1,0 +1,189 @@
+"""Statements in transactions of other libraries (SQLAlchemy, asyncpg, Django, psycopg2), which are recognised without being imported.
+
+Nothing here begins, commits or rolls back by itself; what a library begins by itself at its first statement, it begins here too.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
+from typing_extensions import TypeVar
+
+from queuert_py.errors import UsageError
+from queuert_py.postgres.plans import Carrier, SyncCarrier
+from queuert_py.postgres.store import Call
+
+Row = TypeVar("Row")
+AsyncJoined: TypeAlias = AsyncConnection[Any] | Carrier
+SyncJoined: TypeAlias = Connection[Any] | SyncCarrier
+"""What statements can be run on."""
+
+ACCEPTED = (
+    "a psycopg Connection or AsyncConnection, a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection (on psycopg, asyncpg or "
+    "psycopg2), an asyncpg Connection, django.db.connection, or a psycopg2 connection"
+)
+_PLACEHOLDER = re.compile(r"%\((\w+)\)s(::jsonb?\b)?|%%")
+_IDLE = 0  # libpq's PGTransactionStatusType, as psycopg2 gives it
+
+
+def carrier_of(transaction: object) -> AsyncJoined | SyncJoined:
+    """What runs statements in this transaction. UsageError for what is not accepted, is closed, or has no transaction open."""
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(transaction).__mro__}
+    match transaction:
+        case AsyncConnection() | Connection():
+            _check_psycopg(transaction)
+            return transaction
+        case _ if ("sqlalchemy", "scoped_session") in kinds or ("sqlalchemy", "async_scoped_session") in kinds:
+            registry: Any = transaction
+            return carrier_of(registry())
+        case _ if ("sqlalchemy", "AsyncSession") in kinds or ("sqlalchemy", "AsyncConnection") in kinds:
+            return AsyncAlchemy(transaction)
+        case _ if ("sqlalchemy", "Session") in kinds or ("sqlalchemy", "Connection") in kinds:
+            return Alchemy(transaction)
+        case _ if ("asyncpg", "Connection") in kinds or ("asyncpg", "PoolConnectionProxy") in kinds:
+            return Asyncpg(transaction)
+        case _ if ("django", "ConnectionProxy") in kinds or ("django", "BaseDatabaseWrapper") in kinds:
+            return carrier_of(_driver_of_django(transaction))
+        case _ if ("psycopg2", "connection") in kinds:
+            return Psycopg2(transaction)
+        case _:
+            raise UsageError(f"{type(transaction).__name__} is no transaction that can be joined: {ACCEPTED}.")
+
+
+def _check_psycopg(connection: AsyncConnection[Any] | Connection[Any]) -> None:
+    if connection.closed:
+        raise UsageError("the connection of this transaction is closed.")
+    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        how = "async with" if isinstance(connection, AsyncConnection) else "with"
+        raise UsageError(f"the connection has no open transaction: use it inside `{how} connection.transaction():`.")
+
+
+@lru_cache(256)
+def numbered(sql: bytes) -> tuple[str, tuple[str, ...]]:
+    """The statement with $1, $2, … for its named placeholders, and their names in this order.
+
+    JSON travels as text, whatever codec the connection has for jsonb.
+    """
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        if match[0] == "%%":
+            return "%"
+        cast = match[2] or ""
+        return f"${names.setdefault(match[1], len(names) + 1)}{'::text' if cast else ''}{cast}"
+
+    text = _PLACEHOLDER.sub(number, sql.decode())
+    return text, tuple(names)
+
+
+class Asyncpg:
+    """A connection of asyncpg."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        if connection.is_closed():
+            raise UsageError("the connection of this transaction is closed.")
+        self._check()
+
+    def _check(self) -> None:
+        if not self._connection.is_in_transaction():
+            raise UsageError("the connection has no open transaction: use it inside `async with connection.transaction():`.")
+
+    async def run(self, call: Call[Row], /) -> list[Row]:
+        self._check()
+        text, names = numbered(call.sql)
+        found = await self._connection.fetch(text, *(call.parameters[name] for name in names))
+        return [call.make(tuple(row)) for row in found]
+
+
+class Psycopg2:
+    """A connection of psycopg2."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        if connection.closed:
+            raise UsageError("the connection of this transaction is closed.")
+        if connection.autocommit and connection.get_transaction_status() == _IDLE:
+            raise UsageError("the connection has no open transaction: set autocommit = False, or execute BEGIN.")
+
+    def run_sync(self, call: Call[Row], /) -> list[Row]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(call.sql, dict(call.parameters))
+            return [call.make(tuple(row)) for row in cursor.fetchall()] if cursor.description else []
+
+
+class AsyncAlchemy:
+    """An AsyncSession or AsyncConnection of SQLAlchemy. Its own driver's connection is used, so that nothing is translated twice."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        _check_alchemy(owner)
+
+    async def run(self, call: Call[Row], /) -> list[Row]:
+        connection = await self._owner.connection() if hasattr(self._owner, "sync_session") else self._owner
+        if not connection.in_transaction():
+            await connection.exec_driver_sql("select 1")  # SQLAlchemy begins with it: only then will its commit() be one
+        raw = await connection.get_raw_connection()
+        driver = raw.driver_connection
+        if isinstance(driver, AsyncConnection):
+            _check_psycopg(driver)
+            return await call.on(driver)
+        if type(driver).__module__.startswith("asyncpg"):
+            # Through SQLAlchemy: only so does its adapter send BEGIN.
+            _refuse_autocommit(raw.dbapi_connection.autocommit)
+            text, names = numbered(call.sql)
+            result = await connection.exec_driver_sql(text, tuple(call.parameters[name] for name in names))
+            return [call.make(tuple(row)) for row in result] if result.returns_rows else []
+        raise _unknown_driver(driver)
+
+
+class Alchemy:
+    """A Session or Connection of SQLAlchemy."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        _check_alchemy(owner)
+
+    def run_sync(self, call: Call[Row], /) -> list[Row]:
+        connection = self._owner.connection() if hasattr(self._owner, "identity_map") else self._owner
+        if not connection.in_transaction():
+            connection.exec_driver_sql("select 1")  # as above
+        driver = connection.connection.driver_connection
+        if isinstance(driver, Connection):
+            _check_psycopg(driver)
+            return call.on_sync(driver)
+        if type(driver).__module__.startswith("psycopg2"):
+            _refuse_autocommit(driver.autocommit)
+            return Psycopg2(driver).run_sync(call)
+        raise _unknown_driver(driver)
+
+
+def _check_alchemy(owner: Any) -> None:
+    if getattr(owner, "closed", False):
+        raise UsageError("the SQLAlchemy connection is closed.")
+    begins = getattr(getattr(owner, "sync_session", owner), "autobegin", True)
+    if not begins and not owner.in_transaction():
+        raise UsageError("the session has no open transaction: use it inside `with session.begin():`.")
+
+
+def _refuse_autocommit(autocommit: bool) -> None:
+    if autocommit:
+        raise UsageError("the connection is in autocommit: there is no transaction to join. Use an isolation level like READ COMMITTED.")
+
+
+def _unknown_driver(driver: object) -> UsageError:
+    name = f"{type(driver).__module__.partition('.')[0]} ({type(driver).__name__})"
+    return UsageError(f"SQLAlchemy uses {name} here: use postgresql+psycopg, postgresql+asyncpg or postgresql+psycopg2.")
+
+
+def _driver_of_django(connection: Any) -> Any:
+    if connection.vendor != "postgresql":
+        raise UsageError(f"this Django connection is {connection.vendor}: sequences are started in the PostgreSQL that holds them.")
+    if not connection.in_atomic_block and connection.get_autocommit():
+        raise UsageError("Django has no open transaction: use it inside `with transaction.atomic():`.")
+    connection.ensure_connection()
+    return connection.connection

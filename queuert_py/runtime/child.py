@@ -1,0 +1,146 @@
+"""What runs in a process of `isolation="process"`: takes one job after the other from stdin, ends with its parent. See processes.py."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
+
+from queuert_py import payload
+from queuert_py.dependencies import Provided, call_here, leave
+from queuert_py.errors import PhaseError
+from queuert_py.job import SyncJob, current
+from queuert_py.job_types import InternalJobType, JobTypes
+from queuert_py.runtime.processes import LIMIT, described, look_up
+from queuert_py.sequence import BlockerEnding, Outputs
+from queuert_py.values import Abort, LiveJob
+
+T = TypeVar("T")
+_ROW, _ENDINGS = TypeAdapter(LiveJob), TypeAdapter(dict[str, BlockerEnding])
+_main: ModuleType | None = None
+
+
+class _Remote:
+    """An attempt of another process, as far as its handler here may know it."""
+
+    abort_reason: Abort | None = None
+    shutting_down = False
+    in_phase = False
+    completing = False
+
+    def __init__(self, row: LiveJob) -> None:
+        self.row = row
+        self.state: dict[str, Any] = {}
+
+    def connection_of(self, tx: object) -> None:
+        """No transaction, no connection."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise PhaseError(
+            f"{name} is not to be had with isolation='process': there is no database in this process. Return the output, and write in a "
+            "job that follows (continue_with), or run this handler in a thread."
+        )
+
+    def ask(self, fn: Callable[[], Awaitable[T]]) -> T:
+        self.__getattr__("this call")
+
+    async def run(self, fn: Callable[[], T]) -> T:
+        self.__getattr__("this call")
+
+
+def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One job: the output, or the error."""
+    try:
+        sys.path[:] = request["path"]
+        row = _ROW.validate_python(request["row"])
+        module, handler = request["handler"]
+        job_type = _job_type(module, handler, request["main"], row.type)
+        endings = _ENDINGS.validate_python(request["endings"])
+        job = SyncJob[Any](remote := _Remote(row), job_type.load_input(row.input, Outputs(endings) if endings else None), remote)
+        current.set(remote)
+        output, name = _driven(_run(job_type, job))
+    except BaseException as error:
+        return {"error": described(error, payload.error_json(error))}
+    return {"output": output, "output_type": name}
+
+
+async def _run(job_type: InternalJobType[Any, Any], job: SyncJob[Any]) -> tuple[str, str | None]:
+    """The handler between its dependencies. Nothing here ever waits for an event loop: there is none."""
+    assert job_type.handler is not None  # noqa: S101
+    assert job_type.shape is not None  # noqa: S101
+    opened: list[AbstractAsyncContextManager[Any]] = []
+    output: tuple[str, str | None] = "null", None
+    error: BaseException | None = None
+    try:
+        given = await Provided({SyncJob: job}, call_here, opened, {}).values(job_type.shape.needs)
+        output = job_type.dump_output(job_type.handler(job, **given), LIMIT)
+    except BaseException as raised:
+        error = raised
+    error = await leave(opened, error)
+    if error is not None:
+        raise error
+    return output
+
+
+def _driven(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        work.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise RuntimeError("a provider of a handler with isolation='process' has waited for an event loop")
+
+
+def _job_type(module: str, name: str, main: str | None, type_: str) -> InternalJobType[Any, Any]:
+    found = look_up(_load_main(main) if module == "__main__" else importlib.import_module(module), name)
+    if isinstance(found, InternalJobType):
+        return found  # pyright: ignore[reportUnknownVariableType]
+    declared: InternalJobType[Any, Any] = JobTypes().job_type(type_, isolation="process")(found)
+    return declared
+
+
+def _load_main(file: str | None) -> ModuleType:
+    """The parent's main file, under another name, so that what it does only as a program is not done."""
+    global _main  # noqa: PLW0603 - loaded once in this process
+    if _main is None:
+        assert file is not None  # noqa: S101 - the parent has looked
+        spec = importlib.util.spec_from_file_location("__mp_main__", Path(file))
+        assert spec is not None  # noqa: S101
+        assert spec.loader is not None  # noqa: S101
+        _main = importlib.util.module_from_spec(spec)
+        sys.modules["__mp_main__"] = sys.modules["__main__"] = _main
+        spec.loader.exec_module(_main)
+    return _main
+
+
+def main() -> None:
+    """Take requests until stdin ends; then end at once, whatever runs: the worker is gone."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what handlers print is not an answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when we end
+    requests: SimpleQueue[bytes] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            requests.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, name="queuert requests", daemon=True).start()
+    while True:
+        answers.write(to_json(handle(from_json(requests.get()))) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

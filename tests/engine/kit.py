@@ -1,0 +1,47 @@
+"""What the tests of control share: a handler that can be held, and what it saw when it was aborted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic import BaseModel
+
+from queuert_py import Engine, Job
+
+
+class Number(BaseModel):
+    n: int
+
+
+class Runs:
+    """Signals of a handler: it has begun, it may go on, it has ended; and what it was told."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.reasons: list[object] = []
+        self.errors: list[BaseException] = []
+
+    async def hold(self, job: Job[Any, Any]) -> None:
+        """Wait inside a handler until the test says go on; note why, if it is aborted before."""
+        self.begun.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.reasons.append(job.abort_reason)
+            raise
+        finally:
+            self.ended.set()
+
+    async def until_blocked(self, engine: Engine) -> None:
+        """Until some connection waits for a lock that another one holds."""
+        async with engine.database.connection() as connection:
+            while True:
+                cursor = await connection.execute(
+                    "select count(*) from pg_stat_activity where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"
+                )
+                row = await cursor.fetchone()
+                if row is not None and row[0]:
+                    return

@@ -1,0 +1,429 @@
+"""tx=join(…): a sequence that is started in a transaction of another kind exists if and only if that transaction commits."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import BaseModel
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from queuert_py import Blocker, Engine, Job, JobType, join
+from queuert_py.errors import UsageError
+from queuert_py.postgres.carriers import numbered
+from tests.engine.test_sqlalchemy import url_of
+
+asyncpg: Any = importlib.import_module("asyncpg")
+psycopg2: Any = importlib.import_module("psycopg2")
+
+
+class Note(BaseModel):
+    text: str
+
+
+class After(BaseModel):
+    first: Blocker[Note]
+
+
+Greet = JobType[Note, Note]("greet")
+Follow = JobType[After, None]("follow")
+
+
+@pytest.fixture
+async def engine(dsn: str) -> AsyncIterator[Engine]:
+    engine = Engine(dsn)
+    engine.add(Greet, Follow)
+    async with engine:
+        yield engine
+
+
+Joined = Callable[[str], AbstractAsyncContextManager[Any]]
+"""Opens a transaction on the database and gives what is joined; commits at the end, rolls back when an exception passes."""
+
+
+@asynccontextmanager
+async def psycopg_async(dsn: str) -> AsyncIterator[Any]:
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def psycopg_sync(dsn: str) -> AsyncIterator[Any]:
+    with psycopg.connect(dsn) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def psycopg_sync_autocommit(dsn: str) -> AsyncIterator[Any]:
+    with psycopg.connect(dsn, autocommit=True, row_factory=psycopg.rows.dict_row) as connection, connection.transaction():
+        yield connection
+
+
+@asynccontextmanager
+async def asyncpg_plain(dsn: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(asyncpg_dsn(dsn))
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def asyncpg_pool_with_codec(dsn: str) -> AsyncIterator[Any]:
+    async def prepare(connection: Any) -> None:
+        await connection.set_type_codec("jsonb", encoder=lambda value: f'"{value!r}"', decoder=len, schema="pg_catalog")
+
+    async with asyncpg.create_pool(asyncpg_dsn(dsn), min_size=1, init=prepare) as pool, pool.acquire() as connection:
+        async with connection.transaction():
+            yield connection
+
+
+def async_session(driver: str) -> Joined:
+    @asynccontextmanager
+    async def opened(dsn: str) -> AsyncIterator[Any]:
+        engine = create_async_engine(url_of(dsn, driver))
+        async with AsyncSession(engine) as session, session.begin():
+            yield session
+        await engine.dispose()
+
+    return opened
+
+
+@asynccontextmanager
+async def async_session_that_begins_by_itself(dsn: str) -> AsyncIterator[Any]:
+    engine = create_async_engine(url_of(dsn, "asyncpg"))
+    async with AsyncSession(engine) as session:
+        yield session
+        await session.commit()
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def async_scoped(dsn: str) -> AsyncIterator[Any]:
+    engine = create_async_engine(url_of(dsn))
+    session: Any = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+    async with session.begin():
+        yield session
+    await session.remove()
+    await engine.dispose()
+
+
+def async_connection(driver: str) -> Joined:
+    @asynccontextmanager
+    async def opened(dsn: str) -> AsyncIterator[Any]:
+        engine = create_async_engine(url_of(dsn, driver))
+        async with engine.connect() as connection:
+            yield connection  # nothing has begun yet
+            await connection.commit()
+        await engine.dispose()
+
+    return opened
+
+
+def sync_session(driver: str) -> Joined:
+    @asynccontextmanager
+    async def opened(dsn: str) -> AsyncIterator[Any]:
+        engine = create_engine(url_of(dsn, driver))
+        with Session(engine) as session, session.begin():
+            yield session
+        engine.dispose()
+
+    return opened
+
+
+@asynccontextmanager
+async def sync_scoped(dsn: str) -> AsyncIterator[Any]:
+    engine = create_engine(url_of(dsn))
+    session: Any = scoped_session(sessionmaker(engine))
+    with session.begin():
+        yield session
+    session.remove()
+    engine.dispose()
+
+
+def sync_connection(driver: str) -> Joined:
+    @asynccontextmanager
+    async def opened(dsn: str) -> AsyncIterator[Any]:
+        engine = create_engine(url_of(dsn, driver))
+        with engine.connect() as connection:
+            yield connection
+            connection.commit()
+        engine.dispose()
+
+    return opened
+
+
+@asynccontextmanager
+async def psycopg2_plain(dsn: str) -> AsyncIterator[Any]:
+    connection = psycopg2.connect(libpq(dsn))
+    try:
+        with connection:
+            yield connection
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def django_atomic(dsn: str) -> AsyncIterator[Any]:
+    with django_connection(dsn) as connection:
+        transaction: Any = importlib.import_module("django.db.transaction")
+        with transaction.Atomic(connection.alias, savepoint=True, durable=False):
+            yield connection
+
+
+@contextmanager
+def django_connection(dsn: str) -> Iterator[Any]:
+    conf: Any = importlib.import_module("django.conf")
+    if not conf.settings.configured:
+        conf.settings.configure(DATABASES={}, USE_TZ=True)
+    db: Any = importlib.import_module("django.db")
+    known = conninfo_to_dict(dsn)
+    db.connections.databases["joined"] = {
+        **db.connections.configure_settings({"default": {}})["default"],
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": known["dbname"],
+        "USER": known["user"],
+        "HOST": known["host"],
+        "PORT": str(known.get("port") or ""),
+    }
+    connection = db.connections["joined"]
+    connection.inc_thread_sharing()
+    try:
+        yield connection
+    finally:
+        connection.close()
+        del db.connections["joined"]
+
+
+def libpq(dsn: str) -> str:
+    known = conninfo_to_dict(dsn)
+    return psycopg.conninfo.make_conninfo(
+        "", **{name: value for name, value in known.items() if name in ("host", "port", "user", "dbname")}
+    )
+
+
+def asyncpg_dsn(dsn: str) -> str:
+    return url_of(dsn, "asyncpg").set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+KINDS: dict[str, Joined] = {
+    "psycopg async": psycopg_async,
+    "psycopg sync": psycopg_sync,
+    "psycopg sync, autocommit, inside transaction()": psycopg_sync_autocommit,
+    "asyncpg": asyncpg_plain,
+    "asyncpg, from a pool, with a jsonb codec": asyncpg_pool_with_codec,
+    "AsyncSession on psycopg": async_session("psycopg"),
+    "AsyncSession on asyncpg": async_session("asyncpg"),
+    "AsyncSession on asyncpg, not begun": async_session_that_begins_by_itself,
+    "async_scoped_session": async_scoped,
+    "AsyncConnection on psycopg": async_connection("psycopg"),
+    "AsyncConnection on asyncpg": async_connection("asyncpg"),
+    "Session on psycopg": sync_session("psycopg"),
+    "Session on psycopg2": sync_session("psycopg2"),
+    "scoped_session": sync_scoped,
+    "Connection on psycopg": sync_connection("psycopg"),
+    "Connection on psycopg2": sync_connection("psycopg2"),
+    "psycopg2": psycopg2_plain,
+    "Django": django_atomic,
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+async def texts(engine: Engine) -> list[str]:
+    return sorted(each.input["text"] for each in await engine.list_sequences(type="greet"))
+
+
+@each_kind
+async def test_what_was_started_exists_when_the_transaction_has_committed(engine: Engine, dsn: str, kind: str) -> None:
+    async with KINDS[kind](dsn) as transaction:
+        tx = join(transaction)
+        one = await engine.start_sequence(Greet, Note(text="one"), tx=tx)
+        two, three = await engine.start_sequences((Greet(Note(text="two"), delay=3600, tags=["a"]), Greet(Note(text="three"))), tx=tx)
+        assert await texts(engine) == []
+    assert await texts(engine) == ["one", "three", "two"]
+    assert {(await engine.get_sequence(each.id)).status for each in (one, three)} == {"pending"}
+    assert (await engine.get_sequence(two.id)).status == "scheduled"
+
+
+class Undo(Exception):  # noqa: N818
+    """Rolls a transaction back."""
+
+
+@each_kind
+async def test_nothing_was_started_when_the_transaction_is_rolled_back(engine: Engine, dsn: str, kind: str) -> None:
+    with pytest.raises(Undo):
+        async with KINDS[kind](dsn) as transaction:
+            await engine.start_sequence(Greet, Note(text="never"), tx=join(transaction))
+            raise Undo
+    assert await texts(engine) == []
+
+
+@each_kind
+async def test_keys_own_ids_and_blockers_are_as_exact_as_elsewhere(engine: Engine, dsn: str, kind: str) -> None:
+    before = await engine.start_sequence(Greet, Note(text="before"), key="held")
+    async with KINDS[kind](dsn) as transaction:
+        tx = join(transaction)
+        again = await engine.start_sequence(Greet, Note(text="again"), key="held", tx=tx)
+        first = await engine.start_sequence(Greet, Note(text="first"), key="free", tx=tx)
+        second = await engine.start_sequence(Greet, Note(text="second"), key="free", tx=tx)
+        old = await engine.start_sequence(Follow, After(first=before), tx=tx)
+        new = await engine.start_sequence(Follow, After(first=first), tx=tx)
+        own = await engine.start_sequence(Greet, Note(text="own"), id=first.id, tx=tx) if False else None
+    assert (again.id, again.deduplicated) == (before.id, True)
+    assert (second.id, second.deduplicated, first.deduplicated) == (first.id, True, False)
+    assert own is None
+    assert await texts(engine) == ["before", "first"]
+    assert {(await engine.get_sequence(each.id)).status for each in (old, new)} == {"blocked"}
+
+
+@each_kind
+async def test_a_worker_is_told_by_the_commit(engine: Engine, dsn: str, kind: str) -> None:
+    other = Engine(dsn)
+
+    @other.job_type
+    async def greet(job: Job[Note]) -> Note:
+        return job.input
+
+    async with other.worker(poll_interval=3600):
+        while other.listener.deaf:
+            await asyncio.sleep(0)
+        async with KINDS[kind](dsn) as transaction:
+            sequence = await engine.start_sequence(Greet, Note(text="hello"), tx=join(transaction))
+        assert await sequence.result(timeout=20) == Note(text="hello")
+    await other.close()
+
+
+async def test_a_sync_transaction_that_waits_for_a_lock_does_not_hold_the_event_loop(engine: Engine, dsn: str) -> None:
+    """Two transactions of one event loop, one key: the second start waits for the first one's commit, which only the loop can do."""
+    with psycopg.connect(dsn) as one, psycopg.connect(dsn) as two:
+        first = await engine.start_sequence(Greet, Note(text="one"), key="k", tx=join(one))
+        waiting = asyncio.create_task(engine.start_sequence(Greet, Note(text="two"), key="k", tx=join(two)))
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as looks:
+            while not await (await looks.execute("select 1 from pg_locks where not granted")).fetchone():
+                await asyncio.sleep(0)
+        one.commit()
+        second = await waiting
+    assert (second.id, second.deduplicated) == (first.id, True)
+
+
+async def test_the_transaction_is_used_as_it_is(engine: Engine, dsn: str) -> None:
+    """No savepoint, no commit, no rollback: one transaction id from the first statement to the last."""
+    async with async_session("asyncpg")(dsn) as session:
+        before = await session.scalar(text("select pg_current_xact_id()::text"))
+        await engine.start_sequence(Greet, Note(text="one"), tx=join(session))
+        assert await session.scalar(text("select pg_current_xact_id()::text")) == before
+        assert await session.scalar(text("select count(*) from queuert.live_job where xmin::text = :xid"), {"xid": before}) == 1
+
+
+# --- what cannot be joined
+
+
+async def closed(dsn: str) -> Sequence[Any]:
+    sync, asynchronous = psycopg.connect(dsn), await psycopg.AsyncConnection.connect(dsn)
+    plain, old = await asyncpg.connect(asyncpg_dsn(dsn)), psycopg2.connect(libpq(dsn))
+    alchemy = create_engine(url_of(dsn))
+    core = alchemy.connect()
+    for each in (sync, old, core):
+        each.close()
+    await asynchronous.close()
+    await plain.close()
+    alchemy.dispose()
+    return sync, asynchronous, plain, old, core
+
+
+async def test_a_closed_connection_is_refused(engine: Engine, dsn: str) -> None:
+    for each in await closed(dsn):
+        with pytest.raises(UsageError, match="closed"):
+            join(each)
+
+
+async def test_a_connection_without_a_transaction_is_refused(engine: Engine, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as sync:
+        with pytest.raises(UsageError, match=r"with connection.transaction\(\)"):
+            join(sync)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as asynchronous:
+        with pytest.raises(UsageError, match=r"async with connection.transaction\(\)"):
+            join(asynchronous)
+    plain = await asyncpg.connect(asyncpg_dsn(dsn))
+    with pytest.raises(UsageError, match=r"async with connection.transaction\(\)"):
+        join(plain)
+    async with plain.transaction():
+        ended = join(plain)
+    with pytest.raises(UsageError, match="no open transaction"):
+        await engine.start_sequence(Greet, Note(text="late"), tx=ended)
+    await plain.close()
+    old = psycopg2.connect(libpq(dsn))
+    old.autocommit = True
+    with pytest.raises(UsageError, match="autocommit"):
+        join(old)
+    old.close()
+    with django_connection(dsn) as connection, pytest.raises(UsageError, match=r"transaction.atomic\(\)"):
+        join(connection)
+    with pytest.raises(UsageError, match=r"session.begin\(\)"):
+        join(Session(autobegin=False))
+    assert await texts(engine) == []
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_sqlalchemy_in_autocommit_is_refused(engine: Engine, dsn: str, driver: str) -> None:
+    alchemy = create_async_engine(url_of(dsn, driver), isolation_level="AUTOCOMMIT")
+    async with AsyncSession(alchemy) as session:
+        with pytest.raises(UsageError, match="autocommit|no open transaction"):
+            await engine.start_sequence(Greet, Note(text="never"), tx=join(session))
+    await alchemy.dispose()
+    if driver == "psycopg":
+        for sync_driver in ("psycopg", "psycopg2"):
+            sync = create_engine(url_of(dsn, sync_driver), isolation_level="AUTOCOMMIT")
+            with Session(sync) as sync_session, pytest.raises(UsageError, match="autocommit|no open transaction"):
+                await engine.start_sequence(Greet, Note(text="never"), tx=join(sync_session))
+            sync.dispose()
+    assert await texts(engine) == []
+
+
+async def test_anything_else_is_refused_by_name(engine: Engine, dsn: str) -> None:
+    wrong: Any
+    for wrong in (3, "postgresql://", engine, create_engine("sqlite://"), object()):
+        with pytest.raises(UsageError, match=f"{type(wrong).__name__} is no transaction.*psycopg.*SQLAlchemy.*asyncpg.*django"):
+            join(wrong)
+    with Session(create_engine("sqlite://")) as session, pytest.raises(UsageError, match=r"sqlite3 .*postgresql\+psycopg"):
+        await engine.start_sequence(Greet, Note(text="never"), tx=join(session))
+    async with psycopg_pool.AsyncConnectionPool(dsn, open=False) as pool:
+        wrong = pool
+        with pytest.raises(UsageError, match="AsyncConnectionPool"):
+            join(wrong)
+
+
+async def test_tx_of_another_kind_says_that_it_is_to_be_joined(engine: Engine, dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        wrong: Any = connection
+        with pytest.raises(UsageError, match=r"tx=Connection: .*join"):
+            await engine.start_sequence(Greet, Note(text="never"), tx=wrong)
+
+
+async def test_an_error_of_the_driver_comes_as_it_is_and_the_transaction_is_the_callers(engine: Engine, dsn: str) -> None:
+    async with AsyncSession(create_async_engine(url_of(dsn, "asyncpg"))) as session:
+        await session.execute(text("set local search_path = queuert"))
+        with pytest.raises(Exception, match="aborted|does not exist"):
+            await session.execute(text("select nothing_of_this_name"))
+        with pytest.raises(Exception, match="rolled back|aborted"):
+            await engine.start_sequence(Greet, Note(text="never"), tx=join(session))
+        await session.rollback()
+        await engine.start_sequence(Greet, Note(text="afterwards"), tx=join(session))
+        await session.commit()
+        await session.bind.dispose()  # type: ignore[union-attr]
+    assert await texts(engine) == ["afterwards"]
+
+
+def test_placeholders_are_numbered_once_each() -> None:
+    sql = b"select %(a)s, %(b)s::jsonb, '100%%', %(a)s::text, %(c)s::json"
+    assert numbered(sql) == ("select $1, $2::text::jsonb, '100%', $1::text, $3::text::json", ("a", "b", "c"))
