@@ -3,8 +3,9 @@
 __version__ = "0.1.0"
 
 from queuert_py.decisions.backoff import exponential
+from queuert_py.dependencies import Depends
 from queuert_py.engine import Engine
-from queuert_py.job import Database, Job
+from queuert_py.job import Database, Job, SyncJob
 from queuert_py.job_types import InternalJobType, JobType, JobTypes, continue_with
 from queuert_py.joining import join
 from queuert_py.runtime.worker import Worker
@@ -16,6 +17,7 @@ __all__ = [
     "Continuation",
     "Database",
     "Dedup",
+    "Depends",
     "Engine",
     "Fail",
     "InternalJobType",
@@ -26,6 +28,7 @@ __all__ = [
     "Request",
     "Retry",
     "Snooze",
+    "SyncJob",
     "Worker",
     "continue_with",
     "exponential",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, overload
 from uuid import UUID
 
 import psycopg
+from anyio import to_thread
 from psycopg import AsyncConnection
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -89,7 +90,7 @@ class Running(Protocol):
     def in_phase(self) -> bool: ...
     @property
     def completing(self) -> bool: ...
-    def let_go(self, key: str, /) -> None: ...
+    def started(self, places: Sequence[tuple[int, str, int, str]], key: str | None, /) -> None: ...
     def connection_of(self, tx: object) -> AsyncConnection[Any] | None: ...
     def phase(self, kind: Kind) -> AbstractAsyncContextManager[Any]: ...
     def sync_tx(self) -> SyncConnection: ...
@@ -347,6 +348,10 @@ class SyncJob(Facts[In]):
     def wait_for(self, blockers: Iterable[Blocker[Out]], /, *, name: str | None = None) -> list[Blocker[Out]]:
         """As Job.wait_for."""
         return self._crossing.ask(partial(self._running.durable.wait_for, blockers, name))
+
+    def on_commit(self, callback: Callable[[], object], /) -> None:
+        """As Job.on_commit; a `def` runs in a thread."""
+        self._running.on_commit(partial(to_thread.run_sync, callback))
 
     def progress(self, percent: float, message: str | None = None) -> None:
         """As Job.progress."""

@@ -89,8 +89,9 @@ def _cached_adapter(wanted: Any) -> TypeAdapter[Any]:
 
 
 def _annotation(fn: Callable[[], Any]) -> Any:
+    fn = inspect.unwrap(fn)
     while isinstance(fn, functools.partial):
-        fn = cast("functools.partial[Any]", fn).func
+        fn = inspect.unwrap(cast("functools.partial[Any]", fn).func)
     if not (inspect.isfunction(fn) or inspect.ismethod(fn)):
         fn = getattr(fn, "__call__", fn)  # noqa: B004 - its annotations are wanted
     if "return" not in getattr(fn, "__annotations__", {}):

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"decisions"},
     {"options", "why"},
     {"looking"},
-    {"job", "sequence", "job_types", "memo", "events"},
+    {"job", "sequence", "job_types", "annotations", "dependencies", "middleware", "memo", "events"},
     {"postgres"},
     {"starting", "joining", "failing"},
     {"runtime"},

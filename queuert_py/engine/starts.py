@@ -117,8 +117,9 @@ class Starts(Looks[Tx]):
         batch = Batch(requests, lanes=database.store.lanes, limit=self.max_payload, origin=origin, get=self.get)
         own = None if running is None or mine is None else Own(running.row, running.completing)
         outcomes = await batch.write(database, connection, own)
-        if running is not None and own is not None and own.released:
-            running.let_go(own.released[0])
+        if running is not None and own is not None:
+            places = [(*place, start.fields["type"]) for place, start in batch.hints.items()]
+            running.started(places, own.released[0] if own.released else None)
         if connection is None:
             self._wake(batch)
             if self._events.wanted:

@@ -184,9 +184,8 @@ def complete(store: Store, held: Held, verdict: Ending | Step) -> Plan[Changes]:
         advanced = yield store.advance_jobs([part], timedelta(0))
     if held.running:
         changes.aborted.append(held.sequence_id)
-    if not verdict.blockers:
-        _, _, _, queue, priority, due = advanced[0]
-        changes.ready.append((held.lane, queue, priority, verdict.type, due))
+    queue, priority, due = advanced[0][3:6]
+    changes.ready.append((held.lane, queue, priority, verdict.type, due))
     return changes
 
 
@@ -266,6 +265,12 @@ def retry(
     result.update({id: "not_found" if outcomes[id] is None else "not_failed" for id in rest})
     ready = [(lane, queue, priority, type_, 0.0) for lane, _, queue, priority, type_ in revived]
     return {id: result[id] for id in wanted}, Changes(ready=ready)
+
+
+def revive_invalid(store: Store, parts: Sequence[str]) -> Plan[tuple[dict[str, str], Changes]]:
+    """As `retry`, for what other models than these refused (`parts`: schema_row)."""
+    found = [id for _, id in (yield store.find_invalid(parts))]
+    return (yield from retry(store, found, {}, lambda _: {}, reset_attempts=True))
 
 
 def clear(store: Store, ids: Sequence[str] | None, which: Which) -> Plan[tuple[dict[str, str], Changes]]:

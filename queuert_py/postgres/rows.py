@@ -125,6 +125,11 @@ def doom_row(job: LiveJob, doom: Doom) -> str:
     return f'{epoch_row(job)[:-1]},"crash":{int(doom.crash)},"doom":{to_json(known).decode()}}}'
 
 
+def schema_row(type: str, fingerprint: str) -> str:
+    """A job type and what its input model accepts."""
+    return f'{{"type":{quote(type)},"input_schema":{quote(fingerprint)}}}'
+
+
 def failure_row(job: LiveJob, error: str | None) -> str:
     """A failure to be logged. `error`: JSON."""
     return f'{epoch_row(job)[:-1]},"error":{error or "null"}}}'

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.rows import tuple_row
 
 from queuert_py.errors import ConfigurationError
-from queuert_py.values import AttemptRecord, JobRecord, LinkRecord, LiveJob, SequenceRecord
+from queuert_py.values import AttemptRecord, BlockerPolicy, JobRecord, LinkRecord, LiveJob, SequenceRecord
 from queuert_py.why import Standing
 
 Row = TypeVar("Row")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from typing import Any
 
 import psycopg
 from pydantic import BaseModel
 
+from queuert_py.job import current
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Link
 from queuert_py.postgres.store import Store
@@ -49,7 +51,9 @@ class Beside(Tells):
     def committed(self, attempt: Attempt) -> None:
         """What this attempt wrote has been committed."""
         if attempt.callbacks:
-            task = asyncio.create_task(call_back(attempt.take_callbacks()), name="queuert on_commit")
+            outside = copy_context()
+            outside.run(current.set, None)  # no handler's code any more: it may await results, and start without tx=
+            task = asyncio.create_task(call_back(attempt.take_callbacks()), name="queuert on_commit", context=outside)
             self._calling.add(task)
             task.add_done_callback(self._calling.discard)
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
@@ -74,6 +74,7 @@ class Attempt(Phases):
         "handoffs",
         "host",
         "job_type",
+        "places",
         "marked",
         "timers",
         "trusted",
@@ -99,6 +100,7 @@ class Attempt(Phases):
         self.timers: list[asyncio.TimerHandle] | None = None
         self._failure: BaseException | None = None
         self._key: str | None = None
+        self.places: list[tuple[int, str, int, str]] = []
         self._deadline = None if row.deadline is None else time.monotonic() + row.deadline
 
     @property
@@ -109,9 +111,13 @@ class Attempt(Phases):
         """Seconds until the sequence's deadline."""
         return None if self._deadline is None else self._deadline - time.monotonic()
 
-    def let_go(self, key: str) -> None:
-        """A start in this attempt's completing transaction took over the sequence's key: it may only end now, under that key."""
-        self._key = key
+    def started(self, places: Sequence[tuple[int, str, int, str]], key: str | None) -> None:
+        """Sequences were started in this attempt's transaction: where (lane, queue, priority, type) there is work after its commit.
+
+        key: this sequence's own, which one of them took over; it may only end now, under that key.
+        """
+        self.places += places
+        self._key = key or self._key
 
     # --- running
 
@@ -162,7 +168,7 @@ class Attempt(Phases):
             if tried:
                 await asyncio.sleep(pause(self._again or Fault.CONFLICT, tried, random.random()))
             self._begin_again()
-            self._key = None
+            self._key, self.places = None, []
             value = await (handler(job) if around is None else around.run())
         except BaseException as raised:
             error = raised

@@ -17,7 +17,7 @@ async def call_back(callbacks: Iterable[Callback]) -> None:
     for callback in callbacks:
         try:
             value = callback()
-            if inspect.isawaitable(value):
-                await value
+            while inspect.isawaitable(value):
+                value = await value
         except Exception:
             logger.exception("a callback of on_commit failed")

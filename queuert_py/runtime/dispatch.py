@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from queuert_py.events import Event
+from queuert_py.events import Event, JobProgress, JobStarted, JobSuspended, SequenceStarted
 
 logger = logging.getLogger("queuert_py.events")
 WATCH, NEWS = "w:", "e:"
@@ -24,6 +24,8 @@ WATCHED = 60.0
 BEHIND = 10_000
 """Events that an async handler may be behind; those beyond are dropped, and that is logged."""
 Handler = Callable[[Any], object]
+_HERE = (SequenceStarted, JobStarted, JobSuspended, JobProgress)
+"""What history does not tell."""
 
 
 @dataclass(eq=False)
@@ -99,7 +101,8 @@ class Dispatch:
         for listening in self._listening:
             if isinstance(event, listening.kinds):
                 self._tell(listening, event)
-        self.stir()
+        if not isinstance(event, _HERE):
+            self.stir()
 
     def stir(self) -> None:
         """There is something to see for watchers, here and elsewhere."""

@@ -32,6 +32,7 @@ from queuert_py.runtime.finisher import Finisher
 from queuert_py.runtime.handling import Surroundings
 from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.reaper import Reaper
+from queuert_py.runtime.reviving import revive_invalid
 from queuert_py.runtime.services import Services
 from queuert_py.runtime.settings import Settings
 from queuert_py.sequence import BlockerEnding
@@ -138,6 +139,7 @@ class Worker(Beside):
         if self.listens:
             self._leave.append(self._engine.listener.subscribe(self._hint, self._claimer.look))
             self._leave.append(self._engine.listener.subscribe(self.fates.hint, lambda: None))
+        await revive_invalid(self.database, self._types.values(), self._ready_again)
         self._tasks = [asyncio.create_task(self._forever(name, loop), name=f"queuert {name}") for name, loop in self._loops().items()]
         self._engine.joined(self)
         logger.info("worker %s serves %s of queues %s", self.id, ", ".join(self._types), ", ".join(self._queues))
@@ -319,6 +321,9 @@ class Worker(Beside):
         """A verdict was committed in the handler's own transaction; no answers: that is known only from its fate."""
         for timer in attempt.timers or ():
             timer.cancel()
+        for lane, queue, priority, type_ in attempt.places:
+            if self.serves(queue, type_):
+                self.wake(lane, queue, priority, 0)
         if isinstance(verdict, Step):
             self.advanced(attempt, verdict, answers[1][0] if answers else None)
         elif isinstance(verdict, Ending):

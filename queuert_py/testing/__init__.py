@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -16,7 +16,7 @@ from queuert_py import payload
 from queuert_py.decisions.phases import Kind
 from queuert_py.errors import InvalidInputError, UsageError
 from queuert_py.ids import uuid7
-from queuert_py.job import In, Job, current
+from queuert_py.job import In, Job, SyncConnection, current
 from queuert_py.job_types import InternalJobType, Out
 from queuert_py.runtime.handling import run_alone
 from queuert_py.values import Abort, Continuation, LiveJob
@@ -90,7 +90,14 @@ class _Alone:
         }
         self.row = LiveJob(**{**blank, **known})
 
-    def let_go(self, key: str) -> None:
+    @property
+    def origin(self) -> LiveJob:
+        return self.row
+
+    def sync_tx(self) -> SyncConnection:
+        raise UsageError("no phase is open.")
+
+    def started(self, places: Sequence[tuple[int, str, int, str]], key: str | None) -> None:
         """Nothing holds a key."""
 
     def connection_of(self, tx: object) -> None:

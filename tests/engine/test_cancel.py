@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from psycopg import AsyncConnection
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Engine, Job, continue_with
+from queuert_py import Blocker, Continuation, Engine, Job, SyncJob, continue_with
+from queuert_py.engine import controls
 from queuert_py.errors import SequenceCancelledError, UsageError
 from tests.engine.kit import Number, Runs
 
@@ -163,10 +166,6 @@ async def test_a_handler_that_is_just_completing_wins(engine: Engine, runs: Runs
 async def test_what_an_open_transaction_holds_for_long_is_busy_and_the_others_are_cancelled(
     engine: Engine, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datetime import timedelta
-
-    from queuert_py.engine import controls
-
     monkeypatch.setattr(controls, "WAIT", timedelta(milliseconds=50))
 
     @engine.job_type
@@ -318,28 +317,26 @@ async def test_a_handler_may_not_cancel_itself_in_its_own_transaction(engine: En
 
 
 async def test_a_thread_handler_learns_of_it_by_its_flag(engine: Engine) -> None:
-    SyncJob = pytest.importorskip("queuert_py").SyncJob  # noqa: N806
-    import threading
+    begun, told = threading.Event(), threading.Event()
+    reasons: list[object] = []
 
-    begun, seen = threading.Event(), threading.Event()
-
-    def look(job: object) -> Number:
+    @engine.job_type
+    def look(job: SyncJob[Number]) -> Number:
         begun.set()
-        while not job.aborted:  # type: ignore[attr-defined]
-            if seen.wait(0.01):
-                break
-        seen.set()
-        raise AssertionError(job.abort_reason)  # type: ignore[attr-defined]
+        while not job.aborted:
+            told.wait(0.005)
+        reasons.append(job.abort_reason)
+        told.set()
+        return job.input
 
-    look.__annotations__ = {"job": SyncJob[Number], "return": Number}
-    look_type = engine.job_type(look)  # type: ignore[type-var,call-overload]  # pyright: ignore[reportUnknownVariableType, reportCallIssue, reportArgumentType]
-    sequence = await engine.start_sequence(look_type, Number(n=1))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    sequence = await engine.start_sequence(look, Number(n=1))
     async with engine.worker() as worker:
-        await asyncio.to_thread(begun.wait, 10)
-        await engine.cancel_sequences([sequence.id])  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        assert await asyncio.to_thread(seen.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 10)
+        await engine.cancel_sequences([sequence.id])
+        assert await asyncio.to_thread(told.wait, 9)
         async with asyncio.timeout(10):
             await worker.drained()
+    assert (reasons, (await engine.get_sequence(sequence.id)).status) == (["cancelled"], "cancelled")
 
 
 async def test_wrong_ids_are_named(engine: Engine) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 from pydantic import BaseModel
 
-from queuert_py import Continuation, Engine, Job, JobSequence, JobTypes, continue_with
+from queuert_py import Continuation, Engine, Job, JobSequence, JobTypes, SyncJob, continue_with
 from queuert_py.errors import (
     InvalidStepError,
     LeaseLostError,
@@ -442,3 +443,56 @@ async def test_another_process_goes_on_where_one_has_stopped(engine: Engine, dsn
         async with two.worker():
             await two.sequence(travel, sequence.id).result(timeout=10)
     assert ran == ["leave"]
+
+
+async def test_a_def_handler_has_the_same_calls_and_its_steps_run_in_its_thread(engine: Engine) -> None:
+    threads: set[str] = set()
+    ran: list[str] = []
+
+    @engine.job_type
+    async def square(job: Job[Number]) -> Number:
+        return Number(n=job.input.n**2)
+
+    @engine.job_type(backoff=0)
+    def report(job: SyncJob[Number]) -> Number:
+        threads.add(threading.current_thread().name)
+
+        def fetch() -> Number:
+            threads.add(threading.current_thread().name)
+            ran.append("fetch")
+            return Number(n=2)
+
+        fetched = job.step("fetch", fetch)
+        assert job.step(partial(models)) == models()
+        job.progress(50)
+        job.sleep(0.01)
+        other = engine.sequence(square, UUID(str(job.wait_for_event("other", type=str))))
+        (squared,) = job.wait_for([other])
+        with pytest.raises(PhaseError, match="not into its step"):
+            job.step("outer", lambda: job.sleep(1))
+        job.on_commit(lambda: ran.append(f"commit off the loop: {threading.current_thread() is not threading.main_thread()}"))
+        if job.attempt == 1:
+            raise ValueError("again")
+        return Number(n=fetched.n + squared.output.n)
+
+    async with engine.worker(poll_interval=60):
+        sequence = await engine.start_sequence(report, Number(n=1))
+        await engine.send_event(sequence, "other", str((await engine.start_sequence(square, Number(n=5))).id))
+        assert (await sequence.result(timeout=10)).n == 27
+    assert ran == ["fetch", "commit off the loop: True"]
+    assert all(name.startswith("queuert handler") for name in threads)
+
+
+async def test_a_batch_has_no_steps(engine: Engine) -> None:
+    @engine.batch_type("batch", size=10)
+    async def batch(jobs: Sequence[Job[Number]]) -> Sequence[Number]:
+        for job in jobs:
+            with pytest.raises(PhaseError, match="a batch of them"):
+                await job.step("one", nothing)
+            with pytest.raises(PhaseError, match="a batch of them"):
+                await job.sleep(1)
+        return [job.input for job in jobs]
+
+    async with engine.worker():
+        sequence = await engine.start_sequence(batch, Number(n=5))
+        assert (await sequence.result(timeout=10)).n == 5

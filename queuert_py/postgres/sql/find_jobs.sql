@@ -39,5 +39,7 @@ with page as materialized (
 select j.sequence_id, j.position, j.job_id, j.type, j.status, j.reason, j.queue, j.priority, j.attempt, j.crash_count, j.input, j.output,
     j.last_error, j.run_at, j.created_at, j.started_at, j.finished_at, j.worker, j.progress, j.root_id, j.origin_id, j.open_blockers,
     j.correlation_id, coalesce(j.tags, '{}')
-from page join /* schema */job j on j.lane = page.lane and j.sequence_id = page.id and j.position = page.position
+from page cross join lateral (
+    select * from /* schema */job j where j.lane = page.lane and j.sequence_id = page.id and j.position = page.position limit 1
+) j
 order by j.sequence_id desc, j.position desc

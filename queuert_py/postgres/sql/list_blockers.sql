@@ -15,6 +15,6 @@ from (
     limit %(limit)s
 ) b
 left join lateral (
-    select * from /* schema */sequence s where s.lane = b.blocker_lane and s.sequence_id = b.blocker_id
+    select * from /* schema */sequence s where s.lane = b.blocker_lane and s.sequence_id = b.blocker_id limit 1
 ) s on true
 order by b.position, b.blocker_id

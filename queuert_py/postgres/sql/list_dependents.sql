@@ -15,6 +15,6 @@ from (
     limit %(limit)s
 ) b
 left join lateral (
-    select * from /* schema */sequence s where s.lane = b.lane and s.sequence_id = b.sequence_id
+    select * from /* schema */sequence s where s.lane = b.lane and s.sequence_id = b.sequence_id limit 1
 ) s on true
 order by b.sequence_id, b.position

@@ -18,7 +18,7 @@ from (
             a.attempt, a.worker, null, null, null, a.error
         from /* schema */attempt_log a
         left join lateral (
-            select * from /* schema */job j where j.lane = a.lane and j.sequence_id = a.sequence_id and j.position = a.position
+            select * from /* schema */job j where j.lane = a.lane and j.sequence_id = a.sequence_id and j.position = a.position limit 1
         ) j on true
         where a.finished_at >= %(since)s and a.outcome = any(%(kinds)s) and a.outcome <> 'failed'
             and (%(at)s is null or (a.finished_at, a.sequence_id, a.position, a.outcome) > (%(at)s, %(id)s, %(position)s, %(kind)s))

@@ -39,5 +39,6 @@ with page as materialized (
 select s.sequence_id, s.type, s.status, s.reason, s.key, s.correlation_id, coalesce(s.tags, '{}'), s.steps, s.current_type, s.attempt,
     s.input, s.output, s.last_error, s.created_at, s.finished_at, s.root_id, s.queue, s.priority, s.run_at, s.started_at, s.worker,
     s.progress, s.open_blockers
-from page join /* schema */sequence s on s.lane = page.lane and s.sequence_id = page.id
+from page
+cross join lateral (select * from /* schema */sequence s where s.lane = page.lane and s.sequence_id = page.id limit 1) s
 order by s.sequence_id desc

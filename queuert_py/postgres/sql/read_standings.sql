@@ -3,6 +3,6 @@ select s.sequence_id, s.type, s.current_type, s.status, s.reason, s.queue, s.att
     s.last_error, s.open_blockers, s.progress, coalesce(q.paused, false), l.memo ->> 'waiting', l.memo ->> 'sleeping',
     l.doom ->> 'message', coalesce(l.leased_until < clock_timestamp(), false), s.expires_at, s.deadline_at
 from jsonb_to_recordset(%(rows)s::jsonb) as r (lane smallint, sequence_id uuid)
-join /* schema */sequence s on s.lane = r.lane and s.sequence_id = r.sequence_id
+cross join lateral (select * from /* schema */sequence s where s.lane = r.lane and s.sequence_id = r.sequence_id limit 1) s
 left join /* schema */live_job l on l.lane = r.lane and l.sequence_id = r.sequence_id
 left join /* schema */queue q on q.name = s.queue
