@@ -10,6 +10,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Generator,
+    Hashable,
     Iterator,
     Mapping,
     MutableMapping,
@@ -74,10 +75,17 @@ Needs: TypeAlias = Mapping[str, Provider]
 """The dependency parameters of a function."""
 
 
-def needs_of(fn: Provide, who: str, *, skip: int = 0) -> Needs:
-    """The dependency parameters of a function but its first `skip`. DeclarationError names what cannot be provided."""
+def _parameters(fn: Provide) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(fn).parameters
+    except ValueError:  # a builtin that does not tell: called without arguments
+        return {}
+
+
+def needs_of(fn: Provide, who: str) -> Needs:
+    """The dependency parameters of a function. DeclarationError names what cannot be provided."""
     found: dict[str, Provider] = {}
-    for name, parameter in list(inspect.signature(fn).parameters.items())[skip:]:
+    for name, parameter in _parameters(fn).items():
         if isinstance(parameter.default, Dependency):
             found[name] = read(parameter.default.provide, who)
     return found
@@ -85,15 +93,10 @@ def needs_of(fn: Provide, who: str, *, skip: int = 0) -> Needs:
 
 def read(provide: Any, who: str) -> Provider:
     """A provider of `who` (a handler, for messages). DeclarationError."""
-    if not callable(provide):
+    if not callable(provide) or not isinstance(provide, Hashable):
         raise DeclarationError(f"{who}: Depends({provide!r}): a function or a class is needed.")
-    try:
-        hash(provide)
-        parameters = inspect.signature(provide).parameters
-    except (TypeError, ValueError) as error:
-        raise DeclarationError(f"{who}: Depends({provide!r}) cannot be read: {error}.") from None
     job: tuple[str, type[Facts[Any]]] | None = None
-    for name, parameter in parameters.items():
+    for name, parameter in _parameters(provide).items():
         if parameter.default is not parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         kind = _job_kind(provide, name, parameter.annotation)

@@ -125,14 +125,17 @@ class _Schema(GenerateJsonSchema):
 
 
 @lru_cache(1024)
-def fingerprint(model: type[BaseModel]) -> str:
-    """What a model accepts, as far as its JSON schema says: the same for the same fields, whatever process reads them."""
-    schema = model.model_json_schema(schema_generator=_Schema)
+def fingerprint(model: type[BaseModel]) -> str | None:
+    """What a model accepts, as far as its JSON schema says: the same for the same fields, whatever process reads them. None: no telling."""
+    try:
+        schema = model.model_json_schema(schema_generator=_Schema)
+    except Exception:  # a field's own hook may do anything
+        return None
     return sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def invalid_input(job_type: InternalJobType[Any, Any], error: ValidationError | NotImplementedError) -> Ending:
     """A stored input that its model refuses: no attempt is charged, and a worker with another model tries it again."""
     known: dict[str, Any] = from_json(payload.error_json(error))
-    known["attrs"]["input_schema"] = fingerprint(job_type.contract.input)
+    known["attrs"]["input_schema"] = fingerprint(job_type.contract.input)  # null is never another one
     return Ending("failed", reason="validation", error=to_json(known).decode(), charged=False)

@@ -264,7 +264,6 @@ class Holder(Protocol):
     writing: bool
     row: LiveJob
     job_type: InternalJobType[Any, Any]
-    batch: Any
 
     @property
     def host(self) -> Home: ...
@@ -294,8 +293,6 @@ class RowKeeper:
     def refusal(self) -> str | None:
         if self._holder.writing:
             return "comes after the handler's return."
-        if self._holder.batch is not None:
-            return "belongs to one job, and this handler has a batch of them: return one outcome per job."
         if self._holder.in_phase:
             return "cannot be part of a phase, whose transaction would stay open meanwhile: call it before the block, or after it."
         return None

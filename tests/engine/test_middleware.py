@@ -181,7 +181,7 @@ async def test_an_error_in_a_phase_rolls_it_back_and_reaches_the_handler(engine:
             log.append("met")
         return Out(n=1)
 
-    assert await run(engine) == {"n": 1}
+    assert await run(engine) == Out(n=1)
     assert log == ["met"]
     assert await (await db.execute("select * from effect")).fetchall() == []
 
@@ -262,7 +262,7 @@ async def test_what_it_raises_after_a_success_fails_the_attempt_unless_that_has_
 
     with pytest.raises(SequenceFailedError, match="late"):
         await run(engine, "returns")
-    assert await run(engine, "commits") == {"n": 2}
+    assert await run(engine, "commits") == Out(n=2)
     assert "failed after the commit" in caplog.text
 
 

@@ -88,6 +88,25 @@ async def test_a_job_that_is_woken_early_sleeps_on_until_its_time(engine: Engine
     assert len(runs) == 2
 
 
+async def test_an_operator_ends_a_sleep(engine: Engine) -> None:
+    runs: list[int] = []
+
+    @engine.job_type(backoff=0)
+    async def nap(job: Job[Number]) -> Number:
+        runs.append(job.attempt)
+        await job.sleep(timedelta(days=1))
+        if job.attempt == 1:
+            raise ValueError("again")
+        return job.input
+
+    async with engine.worker(poll_interval=60) as worker:
+        sequence = await engine.start_sequence(nap, Number(n=3))
+        await worker.drained()
+        await engine.trigger([sequence.id])
+        assert (await sequence.result(timeout=10)).n == 3
+    assert runs == [1, 1, 2]
+
+
 async def test_an_instant_that_has_passed_is_no_reason_to_stop(engine: Engine) -> None:
     runs: list[int] = []
 

@@ -350,6 +350,26 @@ async def test_a_retried_failure_does_not_repeat_its_steps(engine: Engine) -> No
     assert calls == [1]
 
 
+async def test_a_retry_with_another_input_begins_anew(engine: Engine) -> None:
+    seen: list[object] = []
+
+    @engine.job_type(max_attempts=1)
+    async def ship(job: Job[Number]) -> None:
+        seen.append(await job.step("read", lambda: job.input.n))
+        seen.append(await job.wait_for_event("address"))
+        if job.input.n == 1:
+            raise ValueError("no such number")
+
+    async with engine.worker():
+        sequence = await engine.start_sequence(ship, Number(n=1))
+        await engine.send_event(sequence, "address", "here")
+        with pytest.raises(SequenceFailedError):
+            await sequence.result(timeout=10)
+        await engine.retry_sequences([sequence.id], new_input=Number(n=2))
+        await sequence.result(timeout=10)
+    assert seen == [1, "here", 2, "here"]
+
+
 async def test_only_a_failed_job_keeps_its_memo(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
     @engine.job_type
     async def last(job: Job[Number]) -> None:

@@ -124,7 +124,7 @@ async def block(job: Job[Work]) -> Done:
 
 @jobs.job_type
 async def noop(job: Job[Work]) -> Done:
-    return Done()
+    return Done(tag=job.input.tag)
 
 
 @jobs.job_type(backoff=0)

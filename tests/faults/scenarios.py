@@ -193,10 +193,11 @@ async def fanins(dsn: str, folder: Path, *, count: int) -> FanIns:
     """`count` jobs that wait for 50 blockers each; the blockers of each end at nearly the same time, on two worker processes."""
     async with Facts(dsn) as facts, Engine(dsn, app.jobs) as engine:
         before = await facts.one("select deadlocks from pg_stat_database where datname = current_database()")
-        pieces = await engine.start_sequences([app.noop(Work(tag=str(number % WIDTH))) for number in range(count * WIDTH)])
-        groups = [pieces[first : first + WIDTH] for first in range(0, len(pieces), WIDTH)]
-        handles = await engine.start_sequences([app.gather(app.Gather(pieces=group)) for group in groups])
         async with worker_process(dsn, folder, history=False), worker_process(dsn, folder, history=False):
+            due = 1 + count / 100  # when all are there, and both are awake
+            pieces = await engine.start_sequences([app.noop(Work(tag=str(number % WIDTH)), delay=due) for number in range(count * WIDTH)])
+            groups = [pieces[first : first + WIDTH] for first in range(0, len(pieces), WIDTH)]
+            handles = await engine.start_sequences([app.gather(app.Gather(pieces=group)) for group in groups])
             outputs = [await handle.result(timeout=300) for handle in handles]
         spans = await facts.rows(
             "select extract(epoch from max(f.finished_at) - min(f.finished_at))::float8 from queuert.job_blocker b"

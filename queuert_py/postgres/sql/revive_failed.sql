@@ -8,7 +8,10 @@ insert into /* schema */live_job (
 select f.lane, f.sequence_id, f.position, f.job_id, f.root_id, f.origin_id, f.sequence_type, f.type, f.queue, f.priority,
     coalesce(r.input, f.input), f.key, f.correlation_id, f.tags,
     f.trace_context, f.last_error, f.blocker_count, f.max_attempts, f.backoff, f.timeout, f.created_at, f.sequence_created_at,
-    f.memo - array['deadlines', 'waiting', 'sleeping'], coalesce(r.attempt, 0), true,
+    case
+        when r.input is null then f.memo - array['deadlines', 'waiting', 'sleeping']
+        when f.memo ? 'events' then jsonb_build_object('events', f.memo -> 'events')
+    end, coalesce(r.attempt, 0), true,
     coalesce(r.open_blockers, 0), f.on_blocker_failure, r.doom
 from jsonb_to_recordset(%(rows)s::jsonb) as r (
     lane smallint, sequence_id uuid, input jsonb, attempt integer, open_blockers integer, doom jsonb

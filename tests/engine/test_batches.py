@@ -1,0 +1,390 @@
+"""`batch_type`: one call for several jobs, an outcome for each, and each with a lease, a time limit and a fate of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic import BaseModel
+
+from queuert_py import Continuation, Depends, Engine, Job, JobType, JobTypes, Request, Retry, Snooze, SyncJob, continue_with
+from queuert_py.errors import DeclarationError, PhaseError
+from queuert_py.middleware import Middleware
+from queuert_py.testing import run_handler
+
+
+class In(BaseModel):
+    n: int = 0
+
+
+class Out(BaseModel):
+    n: int = 0
+
+
+class Broken(Exception):
+    """The handler's own failure."""
+
+
+Batched = JobType[In, Out]
+
+
+async def fates(engine: Engine) -> dict[int, str]:
+    """The status of every sequence by its input's number."""
+    return {each.input["n"]: each.status for each in await engine.list_sequences(limit=1000)}
+
+
+async def reasons(engine: Engine, n: int) -> tuple[str | None, str]:
+    (found,) = [each for each in await engine.list_sequences(limit=1000) if each.input["n"] == n]
+    assert found.error is not None
+    return found.reason, str(found.error["type"])
+
+
+async def drain(engine: Engine, job_type: Batched, count: int, **worker: Any) -> None:
+    await engine.start_sequences([job_type(In(n=n)) for n in range(count)])
+    async with engine.worker(drain=True, **worker):
+        pass
+
+
+# --- what is gathered, and what becomes of it
+
+
+async def test_up_to_size_jobs_are_in_one_call_and_each_gets_its_outcome(engine: Engine) -> None:
+    sizes: list[int] = []
+
+    @engine.batch_type("double", size=10)
+    async def double(jobs: Sequence[Job[In]]) -> list[Out]:
+        sizes.append(len(jobs))
+        return [Out(n=job.input.n * 2) for job in jobs]
+
+    await drain(engine, double, 35)
+    assert sorted(sizes) == [5, 10, 10, 10]
+    found = await engine.list_sequences(limit=1000)
+    assert {each.input["n"]: each.output["n"] for each in found} == {n: 2 * n for n in range(35)}
+
+
+async def test_it_does_not_wait_to_be_full(engine: Engine) -> None:
+    @engine.batch_type("double", size=1000)
+    async def double(jobs: Sequence[Job[In]]) -> list[Out]:
+        return [Out(n=job.input.n * 2) for job in jobs]
+
+    async with engine.worker(poll_interval=60):
+        sequence = await engine.start_sequence(double, In(n=4))
+        assert await sequence.result(timeout=20) == Out(n=8)
+
+
+async def test_jobs_of_other_types_go_their_own_way_meanwhile(engine: Engine) -> None:
+    @engine.batch_type("batched", size=10)
+    async def batched(jobs: Sequence[Job[In]]) -> list[Out]:
+        return [Out(n=len(jobs)) for _ in jobs]
+
+    @engine.job_type("single")
+    async def single(job: Job[In]) -> Out:
+        return Out(n=-1)
+
+    requests: list[Request[Out]] = [(batched if n % 2 else single)(In(n=n)) for n in range(10)]
+    handles = await engine.start_sequences(requests)
+    async with engine.worker(drain=True):
+        pass
+    found = [(await engine.get_sequence(each.id)).output["n"] for each in handles]
+    assert found == [-1, 5] * 5
+
+
+async def test_an_exception_among_the_outcomes_fails_that_job_alone_by_its_policy(engine: Engine) -> None:
+    calls: list[list[tuple[int, int]]] = []
+
+    @engine.batch_type("work", size=10, max_attempts=2, backoff=0)
+    async def work(jobs: Sequence[Job[In]]) -> Sequence[Out | Exception]:
+        calls.append([(job.input.n, job.attempt) for job in jobs])
+        return [Broken("no") if job.input.n == 3 else Retry(after=0) if (job.input.n, job.attempt) == (4, 1) else Out() for job in jobs]
+
+    await drain(engine, work, 6)
+    assert await fates(engine) == {0: "completed", 1: "completed", 2: "completed", 3: "failed", 4: "completed", 5: "completed"}
+    assert await reasons(engine, 3) == ("error", "Broken")
+    assert sorted(sum(calls[1:], [])) == [(3, 2), (4, 2)]
+
+
+async def test_an_exception_raised_is_that_of_every_job(engine: Engine) -> None:
+    @engine.batch_type("work", size=10, max_attempts=1)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        raise Broken
+
+    await drain(engine, work, 3)
+    assert set((await fates(engine)).values()) == {"failed"}
+    assert await reasons(engine, 0) == ("error", "Broken")
+
+
+@pytest.mark.parametrize("outcomes", [[], [Out()], [Out()] * 4, 7, None], ids=repr)
+async def test_another_number_of_outcomes_fails_every_job(engine: Engine, outcomes: Any) -> None:
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        return outcomes  # type: ignore[no-any-return]
+
+    await drain(engine, work, 3)
+    assert set((await fates(engine)).values()) == {"failed"}
+    assert await reasons(engine, 1) == ("validation", "InvalidOutputError")
+
+
+async def test_an_outcome_that_is_not_declared_fails_its_job(engine: Engine) -> None:
+    other = JobType[In, Out]("other")
+
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        wrong: list[Any] = [Out(), In(), continue_with(other, In())]
+        return wrong
+
+    await drain(engine, work, 3)
+    assert await fates(engine) == {0: "completed", 1: "failed", 2: "failed"}
+    assert [await reasons(engine, n) for n in (1, 2)] == [("validation", "InvalidOutputError")] * 2
+
+
+async def test_an_input_that_its_model_refuses_fails_alone(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        return [Out(n=len(jobs)) for _ in jobs]
+
+    handles = await engine.start_sequences([work(In(n=n)) for n in range(3)])
+    await db.execute("update queuert.live_job set input = '{\"n\": \"x\"}' where input ->> 'n' = '1'")
+    async with engine.worker(drain=True):
+        pass
+    records = [await engine.get_sequence(each.id) for each in handles]
+    assert [(each.status, each.reason) for each in records] == [("completed", None), ("failed", "validation"), ("completed", None)]
+    assert records[0].output == {"n": 2}
+
+
+async def test_snoozed_jobs_are_not_charged(engine: Engine) -> None:
+    @engine.batch_type("work", size=10, max_attempts=1)
+    async def work(jobs: Sequence[Job[In]]) -> Sequence[Out | Exception]:
+        return [Snooze(after=3600) for _ in jobs]
+
+    handles = await engine.start_sequences([work(In(n=n)) for n in range(2)])
+    async with engine.worker(drain=True):
+        pass
+    assert [(each.status, each.attempt) for handle in handles for each in await engine.list_jobs(handle.id)] == [("scheduled", 0)] * 2
+
+
+# --- each job its own fate
+
+
+async def test_a_job_that_is_cancelled_is_dropped_and_the_others_go_on(engine: Engine) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+    seen: list[Any] = []
+
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        started.set()
+        await go_on.wait()
+        seen.extend((job.input.n, job.abort_reason) for job in jobs)
+        return [Out(n=job.input.n) for job in jobs]
+
+    handles = await engine.start_sequences([work(In(n=n)) for n in range(3)])
+    async with engine.worker(drain=True):
+        await started.wait()
+        await engine.cancel_sequences([handles[1].id])
+        go_on.set()
+    assert await fates(engine) == {0: "completed", 1: "cancelled", 2: "completed"}
+    assert sorted(seen) == [(0, None), (1, "cancelled"), (2, None)]
+
+
+async def test_a_job_has_its_own_time_limit(engine: Engine) -> None:
+    @engine.batch_type("work", size=10, max_attempts=1)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        while not any(job.aborted for job in jobs):
+            await asyncio.sleep(0)
+        return [Out(n=job.input.n) for job in jobs]
+
+    await engine.start_sequences([work(In(n=0)), work(In(n=1), timeout=0.1), work(In(n=2))])
+    async with engine.worker(drain=True):
+        pass
+    assert await fates(engine) == {0: "completed", 1: "failed", 2: "completed"}
+    assert await reasons(engine, 1) == ("timeout", "TimeoutError")
+
+
+async def test_the_handler_is_cancelled_when_no_job_is_left(engine: Engine) -> None:
+    met: list[str] = []
+
+    @engine.batch_type("work", size=10, timeout=0.1, max_attempts=1)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            met.append(str(error))
+            raise
+        return []
+
+    await drain(engine, work, 3)
+    assert met == ["timeout"]
+    assert set((await fates(engine)).values()) == {"failed"}
+
+
+async def test_a_handler_that_ignores_it_is_left_behind_and_can_write_nothing(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    go_on, over = asyncio.Event(), asyncio.Event()
+
+    @engine.batch_type("work", size=10, timeout=0.1, max_attempts=1)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        while not go_on.is_set():
+            try:
+                await go_on.wait()
+            except asyncio.CancelledError:
+                continue
+        over.set()
+        return [Out() for _ in jobs]
+
+    await engine.start_sequences([work(In(n=n)) for n in range(3)])
+    async with engine.worker(drain=True, grace=0.1):
+        pass
+    assert set((await fates(engine)).values()) == {"failed"}
+    go_on.set()
+    await over.wait()
+    assert set((await fates(engine)).values()) == {"failed"}
+
+
+async def test_a_stopping_worker_gives_the_jobs_back(engine: Engine) -> None:
+    started = asyncio.Event()
+
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        started.set()
+        await asyncio.Event().wait()
+        return []
+
+    handles = await engine.start_sequences([work(In(n=n)) for n in range(3)])
+    worker = await engine.worker(shutdown_timeout=0.1).start()
+    await started.wait()
+    await worker.stop()
+    assert [(each.status, each.attempt) for handle in handles for each in await engine.list_jobs(handle.id)] == [("pending", 0)] * 3
+
+
+# --- what belongs to one job is refused, what does not is there
+
+
+async def test_there_are_no_phases_steps_or_waits_in_a_batch(engine: Engine) -> None:
+    refused: list[str] = []
+
+    async def phase(job: Job[In], name: str) -> None:
+        async with getattr(job, name)():
+            raise AssertionError
+
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        (job,) = jobs
+        calls: list[Callable[[], Any]] = [
+            lambda: phase(job, "prepare"),
+            lambda: phase(job, "finalize"),
+            lambda: phase(job, "atomic"),
+            lambda: job.step("one", lambda: 1),
+            lambda: job.sleep(1),
+            lambda: job.wait_for_event("event"),
+            lambda: job.wait_for([]),
+        ]
+        for call in calls:
+            try:
+                await call()
+            except PhaseError as error:
+                refused.append(str(error))
+        return [Out(n=len(refused))]
+
+    async with engine.worker():
+        sequence = await engine.start_sequence(work, In())
+        assert await sequence.result(timeout=20) == Out(n=7)
+    assert all("one outcome per job" in each for each in refused)
+
+
+async def test_sequences_started_in_it_belong_to_none_of_its_jobs(engine: Engine) -> None:
+    seen: list[Any] = []
+
+    @engine.job_type("other")
+    async def other(job: Job[In]) -> None:
+        seen.append(job.origin_id)
+
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        await engine.start_sequence(other, In())
+        return [Out() for _ in jobs]
+
+    await drain(engine, work, 2)
+    assert seen == [None]
+
+
+async def test_dependencies_are_made_once_for_a_batch_and_middleware_stands_around_each_job(engine: Engine) -> None:
+    log: list[str] = []
+
+    async def connect() -> AsyncIterator[str]:
+        log.append("+db")
+        yield "db"
+        log.append("-db")
+
+    class Noting(Middleware[Any]):
+        @asynccontextmanager
+        async def around_attempt(self, job: Job[Any, Any]) -> AsyncIterator[None]:
+            if job.input.n == 2:
+                raise Broken
+            log.append(f"+{job.input.n}")
+            try:
+                yield
+            except Broken:
+                log.append(f"{job.input.n} failed")
+                raise
+            log.append(f"-{job.input.n}")
+
+    engine.use(Noting())
+
+    @engine.batch_type("work", size=10, max_attempts=1)
+    async def work(jobs: Sequence[Job[In]], db: str = Depends(connect)) -> Sequence[Out | Exception]:
+        log.append(f"{db} {len(jobs)}")
+        return [Out() if job.input.n else Broken() for job in jobs]
+
+    await drain(engine, work, 3)
+    assert log == ["+0", "+1", "+db", "db 2", "-db", "-1", "0 failed"]
+    assert await fates(engine) == {0: "failed", 1: "completed", 2: "failed"}
+
+
+async def test_run_handler_gives_it_a_batch_of_one() -> None:
+    @JobTypes().batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> Sequence[Out | Exception]:
+        return [Out(n=job.input.n) if job.input.n else Broken() for job in jobs]
+
+    assert await run_handler(work, In(n=2)) == Out(n=2)
+    with pytest.raises(Broken):
+        await run_handler(work, In(n=0))
+
+
+# --- declarations
+
+
+async def one_job(job: Job[In]) -> list[Out]: ...  # type: ignore[empty-body]
+async def one_outcome(jobs: Sequence[Job[In]]) -> Out: ...  # type: ignore[empty-body]
+async def sync_jobs(jobs: Sequence[SyncJob[In]]) -> list[Out]: ...  # type: ignore[empty-body]
+def no_coroutine(jobs: Sequence[Job[In]]) -> list[Out]: ...  # type: ignore[empty-body]
+async def numbers(jobs: Sequence[Job[In]]) -> list[int]: ...  # type: ignore[empty-body]
+def of_job(job: Job[In]) -> int: ...  # type: ignore[empty-body]
+async def with_job(jobs: Sequence[Job[In]], n: int = Depends(of_job)) -> list[Out]: ...  # type: ignore[empty-body]
+async def onward(jobs: Sequence[Job[In]]) -> list[Out | Continuation[Out]]: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (one_job, r"annotate its parameter as `job: Sequence\[Job\[Input\]\]`"),
+        (one_outcome, r"annotate what it returns as `Sequence\[Output \| Exception\]`"),
+        (sync_jobs, r"annotate its parameter as `jobs: Sequence\[Job\[Input\]\]`, an `async def` takes Job"),
+        (no_coroutine, r"write `async def no_coroutine\(jobs: Sequence\[Job\[Input\]\]\)"),
+        (numbers, "its output is int"),
+        (with_job, "its provider of_job takes the job, and a batch has many"),
+    ],
+)
+def test_a_handler_that_takes_no_batch_is_refused(handler: Any, says: str) -> None:
+    with pytest.raises(DeclarationError, match=says):
+        JobTypes().batch_type("work", size=3)(handler)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_holds_at_least_one(size: int) -> None:
+    with pytest.raises(DeclarationError, match="size="):
+        JobTypes().batch_type("work", size=size)(one_job)  # type: ignore[arg-type] # pyright: ignore
+
+
+_ = onward
