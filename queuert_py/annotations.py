@@ -144,7 +144,10 @@ def _each(name: str, parameter: str, jobs: Any, outputs: Any) -> tuple[Any, Any]
         raise DeclarationError(f"handler of {name!r}: annotate its parameter as `{parameter}: Sequence[Job[Input]]`, with a pydantic model.")
     if get_origin(outputs) not in (list, collections.abc.Sequence) or not get_args(outputs):
         raise DeclarationError(f"handler of {name!r}: annotate what it returns as `Sequence[Output | Exception]`: one outcome a job.")
-    kept = [each for each in members(get_args(outputs)[0]) if not (isinstance(each, type) and issubclass(each, BaseException))]
+    outcome = get_args(outputs)[0]
+    if any(get_origin(each) is Continuation for each in (outcome, *get_args(outcome))):
+        raise DeclarationError(f"handler of {name!r}: a batch cannot continue: return outputs, or write a handler of one job.")
+    kept = [each for each in members(outcome) if not (isinstance(each, type) and issubclass(each, BaseException))]
     return get_args(jobs)[0], Union[tuple(kept)] if kept else None  # noqa: UP007 - of a list
 
 

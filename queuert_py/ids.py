@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 
 
 def uuid7(low: int | None = None) -> str:
@@ -20,6 +21,11 @@ def uuid7(low: int | None = None) -> str:
         random = random & ~0xFF | low
     text = f"{milliseconds << 80 | 0x7 << 76 | (rest << 12) // 1_000_000 << 64 | 0x2 << 62 | random:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def about_now() -> datetime:
+    """The time by this machine's clock: for guesses, where a wrong one costs time only."""
+    return datetime.now(UTC)
 
 
 def lane_of(id: object, lanes: int) -> int:

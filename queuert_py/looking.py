@@ -9,6 +9,7 @@ from uuid import UUID
 
 from queuert_py import options
 from queuert_py.errors import UsageError
+from queuert_py.ids import about_now
 from queuert_py.values import Status
 
 T = TypeVar("T")
@@ -92,7 +93,13 @@ def checked(filters: Mapping[str, Any], known: type[SequenceFilters] | type[JobF
     values["finished"] = status not in LIVE
     values["live_status"] = status if status in LIVE else None
     values["outcome"] = None if status in LIVE else status
+    values["by_time"] = _far(values["since"], values["until"]) or _far(values["ended_since"], values["ended_until"])
     return values
+
+
+def _far(since: Any, until: Any) -> bool:
+    """Is there more behind this window of time than in it? A guess that only chooses how to read."""
+    return since is not None and until is not None and about_now() - until > until - since
 
 
 def page_size(limit: int) -> int:

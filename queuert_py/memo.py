@@ -1,11 +1,11 @@
 """The memo of a job: what it keeps across its attempts, as JSON, and how the values of steps are written into it and read back.
 
-    steps      {name: {"value": …} or {"handle": …}}   what each step returned
-    sleeps     {name: instant, or true}                when each sleep ends; true: ended early
-    deadlines  {name: instant, or true}                until when an event is waited for; true: it did not come
-    events     {name: {"payload": …, "by": …}}         what was sent to the sequence; the only part that its next job inherits
-    waits      {name: [ids]}                           the sequences of each wait_for
-    waiting    name of an event, sleeping: of a sleep  why the job is scheduled just now
+steps      {name: {"value": …} or {"handle": …}}   what each step returned
+sleeps     {name: instant, or true}                when each sleep ends; true: ended early
+deadlines  {name: instant, or true}                until when an event is waited for; true: it did not come
+events     {name: {"payload": …, "by": …}}         what was sent to the sequence; the only part that its next job inherits
+waits      {name: [ids]}                           the sequences of each wait_for
+waiting    name of an event, sleeping: of a sleep  why the job is scheduled just now
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Memo:
             return cls()
         known: dict[str, Any] = from_json(text)
         return cls(**{section: known[section] for section in cls.__slots__ if section in known})
-
 
     def add(self, section: str, name: str, entry: str) -> None:
         """What has just been kept."""

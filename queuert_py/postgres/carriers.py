@@ -5,6 +5,7 @@ Nothing here begins, commits or rolls back by itself; what a library begins by i
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -163,6 +164,11 @@ class Alchemy:
 
 
 def _check_alchemy(owner: Any) -> None:
+    dialect = "postgresql"
+    with contextlib.suppress(Exception):  # a session of several databases, which shows at its first statement
+        dialect = (owner.get_bind() if hasattr(owner, "get_bind") else owner).dialect.name
+    if dialect != "postgresql":
+        raise UsageError(f"this SQLAlchemy transaction is on {dialect}: sequences are started in the PostgreSQL that holds them.")
     if getattr(owner, "closed", False):
         raise UsageError("the SQLAlchemy connection is closed.")
     begins = getattr(getattr(owner, "sync_session", owner), "autobegin", True)

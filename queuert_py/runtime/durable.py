@@ -187,9 +187,7 @@ class Durable:
         if missing:
             raise SequenceNotFoundError(f"wait_for {named!r}: sequence {', '.join(missing)} does not exist.", ids=missing)
         endings = {id: ending for id, (ending, _) in found.items() if ending is not None}
-        enough = all(
-            id in endings and (endings[id].outcome == "completed" or self._keeper.policy == "ignore") for id in ids
-        )
+        enough = all(id in endings and (endings[id].outcome == "completed" or self._keeper.policy == "ignore") for id in ids)
         if not enough:
             if before is None and await self._keeper.closes_ring(ids):
                 raise BlockerCycleError(f"wait_for {named!r}: one of the sequences waits for this one.", id=self._keeper.row.sequence_id)

@@ -38,7 +38,7 @@ class Chosen(Claimer):
         if not parts:
             return []
         store = self._database.store
-        return await self._lease(lambda token: self._link.run(store.claim_started(parts, self._types, **self._terms(token))))
+        return await self._lease(uuid4(), lambda token: self._link.run(store.claim_started(parts, self._types, **self._terms(token))))
 
     async def _relist(self, *, short: bool = False) -> bool:
         self._due_at = float("inf")

@@ -384,10 +384,11 @@ class Worker(Beside):
             priority=priority,
             max_attempts=step.max_attempts,
             timeout=step.timeout,
+            backoff=None,
             job_id=step.job_id,
             origin_id=row.job_id or row.sequence_id,
             blocker_count=0,
-            deadline=attempt.time_left(),
+            deadline=None if step.failure else attempt.time_left(),
             memo=memo,
         )
         self._run(Attempt(self, following, self._types[step.type], trusted, attempt.handoffs + 1))

@@ -62,7 +62,9 @@ async def test_a_sleeping_job_holds_no_slot_and_its_sleep_survives_the_worker(en
     assert done == ["other"]
     asleep = await engine.get_sequence(sequence.id)
     assert (asleep.status, asleep.attempt) == ("scheduled", 0)
-    row = await (await db.execute("select leased_by, run_at - clock_timestamp() > '99 days', memo ->> 'sleeping' from queuert.live_job")).fetchone()
+    row = await (
+        await db.execute("select leased_by, run_at - clock_timestamp() > '99 days', memo ->> 'sleeping' from queuert.live_job")
+    ).fetchone()
     assert row == (None, True, "winter")
     await wake(db)
     async with engine.worker(drain=True):

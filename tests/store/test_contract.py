@@ -15,7 +15,9 @@ from psycopg.rows import tuple_row
 
 from queuert_py.postgres.store import Call, Store, statements
 from queuert_py.runtime.watching import Row
+from queuert_py.runtime.watching import Row
 from queuert_py.values import AttemptRecord, JobRecord, LiveJob, SequenceRecord
+from queuert_py.why import Standing
 from queuert_py.why import Standing
 from tests.store.samples import SAMPLES
 
@@ -124,7 +126,8 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         (
             "lanes smallint[], live boolean, after uuid, live_status text, type text, queue text, key text, tag text, "
             "correlation_id text, root_id uuid, since timestamp with time zone, until timestamp with time zone, limit int, "
-            "finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with time zone"
+            "finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with time zone, "
+            "by_time boolean"
         ),
         (
             "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, steps "
@@ -138,7 +141,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
             "lanes smallint[], live boolean, after uuid, position int, live_status text, type text, queue text, worker text, "
             "tag text, correlation_id text, root_id uuid, since timestamp with time zone, until timestamp with time zone, "
             "limit int, finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with "
-            "time zone"
+            "time zone, by_time boolean"
         ),
         (
             "sequence_id uuid, position int4, job_id uuid, type text, status text, reason text, queue text, priority int2, "
@@ -193,8 +196,8 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
             "sequence_id uuid, lane int, type text, queue text, tag text, correlation_id text, limit int"
         ),
         (
-            "finished_at timestamptz, sequence_id uuid, position int4, outcome text, type text, queue text, coalesce text, "
-            "correlation_id text, job_id uuid, attempt int4, finished_by text, output text, output_type text, reason text, "
+            "at timestamptz, sequence_id uuid, position int4, outcome text, type text, queue text, coalesce text, "
+            "correlation_id text, job_id uuid, attempt int4, worker text, output text, output_type text, reason text, "
             "last_error jsonb"
         ),
     ),

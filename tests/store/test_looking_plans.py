@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -98,8 +98,8 @@ TABLE: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"root_id": ID}, "live_job_tree", "finished_job_tree"),
     ({"type": "rare", "status": "completed"}, None, "finished_job_kind"),
     ({"queue": "rare", "status": "completed"}, None, "finished_job_kind"),
-    ({"created_before": datetime(2026, 1, 1, 0, 10, tzinfo=UTC), "status": "completed"}, None, "finished_job_kind"),
-    ({"finished_before": datetime(2026, 1, 1, 0, 10, tzinfo=UTC)}, None, "finished_job_time"),
+    ({"created_after": OLD, "created_before": OLD + timedelta(minutes=10), "status": "completed"}, None, "finished_job_kind"),
+    ({"finished_after": OLD, "finished_before": OLD + timedelta(minutes=10)}, None, "finished_job_time"),
     ({"queue": "rare", "status": "pending"}, "live_job_ready", None),
 ]
 
@@ -116,6 +116,12 @@ async def test_a_filter_is_read_by_its_index(
     assert scans <= {"Index Scan"}, scans
     assert {index for _, index in kinds(found, "live_job")} == {KEY, *([live] if live else [])}
     assert {index for _, index in kinds(found, "finished_job")} >= {PAST, *([finished] if finished else [])}
+
+
+async def test_a_page_is_read_in_order_and_ends_at_its_limit(connection: Connection) -> None:
+    found = await plan(connection, sequences(), "analyze, ")
+    walked = {node["Index Name"]: node["Actual Rows"] for node in found if node.get("Scan Direction") == "Backward"}
+    assert walked == {KEY: 101, PAST: 101}
 
 
 async def test_a_later_page_costs_no_more_than_the_first(connection: Connection) -> None:

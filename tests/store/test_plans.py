@@ -134,7 +134,7 @@ TABLE: Sequence[tuple[str, Call[Any], Scans, Scans]] = [
     ("lock_jobs", STORE.lock_jobs([rows.sequence_row(str(ID), 0)]), BY_KEY, NONE),
     ("fence_job", STORE.fence_job(JOB), BY_KEY, NONE),
     ("assert_written", STORE.assert_written(JOB, "1"), NONE, BY_POSITION),
-    ("unblock_jobs", STORE.unblock_jobs([rows.epoch_row(JOB)]), BY_KEY, BY_POSITION),
+    ("unblock_jobs", STORE.unblock_jobs([rows.epoch_row(JOB)]), {("Index Scan", "live_job_blocked"), *BY_KEY}, BY_POSITION),
     (
         "read_results",
         STORE.read_results([rows.sequence_row(str(ID), 0)]),

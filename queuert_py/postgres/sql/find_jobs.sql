@@ -32,7 +32,7 @@ with page as materialized (
                 and (%(since)s is null or f.sequence_created_at >= %(since)s) and (%(until)s is null or f.sequence_created_at < %(until)s)
                 and (%(ended_since)s::timestamptz is null or f.finished_at >= %(ended_since)s)
                 and (%(ended_until)s::timestamptz is null or f.finished_at < %(ended_until)s)
-            order by 1 desc, 2 desc limit %(limit)s
+            order by case when %(by_time)s::boolean then f.attempt * 0 end, f.sequence_id desc, f.position desc limit %(limit)s
         )
     ) found order by 2 desc, 3 desc limit %(limit)s
 )

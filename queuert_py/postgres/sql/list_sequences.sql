@@ -1,5 +1,6 @@
 -- Newest first, by id: it never changes, so pages that follow one another miss none and show none twice. Null means any. Planned anew
 -- each time (unprepared), so that only filters that are given count: a page is found by an index, then read.
+-- by_time: the window of time is far back; its own index finds it, not a walk along the ids from the newest on.
 with page as materialized (
     select place.lane, found.id
     from unnest(%(lanes)s::smallint[]) place (lane)
@@ -32,7 +33,7 @@ with page as materialized (
                 and (%(since)s is null or f.sequence_created_at >= %(since)s) and (%(until)s is null or f.sequence_created_at < %(until)s)
                 and (%(ended_since)s::timestamptz is null or f.finished_at >= %(ended_since)s)
                 and (%(ended_until)s::timestamptz is null or f.finished_at < %(ended_until)s)
-            order by 1 desc limit %(limit)s
+            order by case when %(by_time)s::boolean then f.attempt * 0 end, f.sequence_id desc limit %(limit)s
         )
     ) found order by found.id desc limit %(limit)s
 )

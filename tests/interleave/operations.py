@@ -1,0 +1,348 @@
+"""The operations: what the engine does, on an actor instead of a connection. They answer what they claim to have done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+from queuert_py.decisions import judge
+from queuert_py.errors import QueuertError
+from queuert_py.postgres import blocking, controls, rows
+from queuert_py.postgres.controls import Changes
+from queuert_py.postgres.database import Database
+from queuert_py.postgres.plans import Plan, carry_out
+from queuert_py.postgres.starts import Start, careful
+from queuert_py.postgres.store import Call, Store
+from queuert_py.runtime.finisher import settle_calls
+from queuert_py.runtime.reaper import Reaper
+from queuert_py.values import Block, Dedup, Delay, Ending, LiveJob, Step, Verdict
+from tests.interleave.kit import Actor, Operation
+from tests.interleave.scenes import LEASE, NAMES, TOKEN, TYPE, Scene, id_of, start
+
+DONE = Ending("completed", output='{"done": 1}', output_type="Out")
+FAILED = Ending("failed", reason="error", error='{"type": "E"}')
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an operation answered. ended: (letter, position, outcome) that it wrote; new: the answers of its keyed starts, as letters."""
+
+    word: str
+    ended: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
+    new: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+
+
+@dataclass(slots=True)
+class World:
+    """What an operation may know: the statements, and the scene's attempts."""
+
+    store: Store
+    scene: Scene
+
+    def database(self, actor: Actor) -> Database:
+        """As much of a Database as `blocking.marking` uses."""
+        return cast("Database", SimpleNamespace(store=self.store, aside=actor.aside))
+
+    def job(self, letter: str) -> LiveJob:
+        return self.scene.attempts[letter]
+
+
+Make = Callable[[Actor, World], Any]
+OPERATIONS: dict[str, Make] = {}
+
+
+def operation(name: str) -> Callable[[Make], Make]:
+    def add(make: Make) -> Make:
+        OPERATIONS[name] = make
+        return make
+
+    return add
+
+
+def bind(name: str, world: World) -> Operation:
+    """An operation that never raises what its documentation names."""
+
+    async def run(actor: Actor) -> Outcome:
+        try:
+            return cast("Outcome", await OPERATIONS[name](actor, world))
+        except QueuertError as refusal:
+            return Outcome(f"refused: {type(refusal).__name__}")
+
+    return run
+
+
+# --- what a worker writes (runtime/finisher.py: routes and repeats as there)
+
+
+async def _written(actor: Actor, world: World, items: Sequence[tuple[LiveJob, Verdict]]) -> Outcome:
+    """The settling lane, until the database says what became of each."""
+    outcome, left = Outcome("settled"), list(items)
+    while left:
+        async with actor.transaction():
+            calls = settle_calls(world.store, [(job, verdict, False) for job, verdict in left], LEASE)
+            answers = {name: {row[0] for row in await actor.run(call)} for name, call in calls.items() if name != "finish_steps"}
+        done = answers.get("end_jobs", set()) | answers.get("advance_jobs", set()) | answers.get("delay_jobs", set())
+        outcome.ended += [_ended(job, verdict) for job, verdict in left if job.sequence_id in done and not isinstance(verdict, Delay)]
+        left = [(job, verdict) for job, verdict in left if job.sequence_id not in done]
+        if not left:
+            break
+        fates = {row[0]: row[2] for row in await actor.run(world.store.read_fates([rows.epoch_row(job) for job, _ in left]))}
+        lost = [fates[job.sequence_id] for job, _ in left if fates[job.sequence_id] != "mine"]
+        outcome.word = " ".join([outcome.word, *lost])
+        left = [(job, verdict) for job, verdict in left if fates[job.sequence_id] == "mine"]
+        if left:
+            await actor.park()
+    return outcome
+
+
+def _ended(job: LiveJob, verdict: Verdict) -> tuple[str, int, str]:
+    return NAMES[job.sequence_id], job.position, verdict.outcome if isinstance(verdict, Ending) else "continued"
+
+
+@operation("finish")
+async def finish(actor: Actor, world: World) -> Outcome:
+    """Complete B by the plain lane, which is right for one that was not watched when it was claimed."""
+    job = world.job("B")
+    if await actor.run(world.store.finish_jobs([rows.finish_row(job, "1", None)])):
+        return Outcome("finished", [_ended(job, DONE)])
+    return await _written(actor, world, [(job, DONE)])
+
+
+@operation("finish watched")
+async def finish_watched(actor: Actor, world: World) -> Outcome:
+    return await _written(actor, world, [(world.job("B"), DONE)])
+
+
+@operation("finish watched C")
+async def finish_second(actor: Actor, world: World) -> Outcome:
+    return await _written(actor, world, [(world.job("C"), DONE)])
+
+
+@operation("finish batch")
+async def finish_batch(actor: Actor, world: World) -> Outcome:
+    """B and C in one batch, the later first."""
+    return await _written(actor, world, [(world.job("C"), DONE), (world.job("B"), DONE)])
+
+
+@operation("fail")
+async def fail(actor: Actor, world: World) -> Outcome:
+    return await _written(actor, world, [(world.job("B"), FAILED)])
+
+
+@operation("give back")
+async def give_back(actor: Actor, world: World) -> Outcome:
+    return await _written(actor, world, [(world.job("B"), Delay(timedelta(0), error='{"type": "E"}'))])
+
+
+@operation("finalize")
+async def finalize(actor: Actor, world: World) -> Outcome:
+    """B completes in its handler's own transaction."""
+    store, job = world.store, world.job("B")
+    async with actor.transaction():
+        fence = await actor.run(store.fence_job(job))
+        if not fence:
+            return Outcome("lost")
+        await actor.run(store.end_jobs([rows.end_row(job, DONE)]))
+        await actor.run(store.unblock_jobs([rows.epoch_row(job)]))
+        await actor.run(store.assert_written(job, fence[0][1]))
+    return Outcome("finalized", [_ended(job, DONE)])
+
+
+def _step(blockers: str = "") -> Step:
+    waits = [id_of(each) for each in blockers]
+    return Step(id_of("Z"), TYPE, None, '{"n": 2}', None, None, None, None, None, waits)
+
+
+@operation("continue")
+async def continue_(actor: Actor, world: World) -> Outcome:
+    job, part = world.job("B"), rows.step_row(world.job("B"), _step(), handoff=True)
+    async with actor.transaction():
+        await actor.run(world.store.finish_steps([part]))
+        advanced = await actor.run(world.store.advance_jobs([part], LEASE))
+    return Outcome("continued", [_ended(job, _step())]) if advanced else await _written(actor, world, [(job, _step())])
+
+
+async def _waits(actor: Actor, world: World, job: LiveJob, verdict: Step | Block) -> Outcome:
+    """The edges lane: a job that comes to wait for blockers."""
+
+    async def once() -> list[Any]:
+        async with actor.transaction():
+            if isinstance(verdict, Block):
+                return await carry_out(blocking.block(world.store, job, verdict), actor)
+            return (await carry_out(blocking.advance(world.store, job, verdict), actor))[1]
+
+    while True:
+        if await blocking.marking(world.database(actor), once, verdict.blockers):
+            return Outcome("waits", [_ended(job, verdict)] if isinstance(verdict, Step) else [])
+        fate = (await actor.run(world.store.read_fates([rows.epoch_row(job)])))[0][2]
+        if fate != "mine":
+            return Outcome(fate)
+        await actor.park()
+
+
+@operation("continue with blockers")
+async def continue_blocked(actor: Actor, world: World) -> Outcome:
+    return await _waits(actor, world, world.job("V"), _step("BC"))
+
+
+@operation("wait for")
+async def wait_for(actor: Actor, world: World) -> Outcome:
+    return await _waits(actor, world, world.job("W"), Block([id_of("C"), id_of("B")], "first"))
+
+
+@operation("wait back")
+async def wait_back(actor: Actor, world: World) -> Outcome:
+    """B comes to wait for W: with W waiting for B, a ring."""
+    return await _waits(actor, world, world.job("B"), Block([id_of("W")], "first"))
+
+
+# --- starting
+
+
+async def _started(actor: Actor, world: World, starts: Sequence[Start], *, transaction: bool = True) -> Outcome:
+    async def once() -> list[tuple[str, bool]]:
+        if not transaction:
+            return await carry_out(careful(world.store, starts, repeat=False), actor)
+        async with actor.transaction():
+            return await carry_out(careful(world.store, starts, repeat=False), actor)
+
+    first = dict.fromkeys(id for each in starts for id in each.blockers)
+    answers = await blocking.marking(world.database(actor), once, first)
+    return Outcome("started", new=[(NAMES[id], joined) for id, joined in answers])
+
+
+@operation("start blocked")
+async def start_blocked(actor: Actor, world: World) -> Outcome:
+    """Three that wait for B, one of each policy; the first waits for C as well."""
+    letters = "NOP" if actor.number == 0 else "QRS"
+    ways = [start(letters[0], blockers="CB"), start(letters[1], blockers="B", policy="fail")]
+    return await _started(actor, world, [*ways, start(letters[2], blockers="B", policy="ignore")])
+
+
+def _new(actor: Actor) -> str:
+    return "KLM"[actor.number]
+
+
+@operation("start key")
+async def start_key(actor: Actor, world: World) -> Outcome:
+    return await _started(actor, world, [start(_new(actor), key="k")], transaction=False)
+
+
+@operation("start key, all")
+async def start_key_all(actor: Actor, world: World) -> Outcome:
+    return await _started(actor, world, [start(_new(actor), key="k", dedup=Dedup("k", scope="all"))])
+
+
+@operation("start key, replace")
+async def start_key_replace(actor: Actor, world: World) -> Outcome:
+    return await _started(actor, world, [start(_new(actor), key="k", dedup=Dedup("k", on_match="replace"), blockers="C")])
+
+
+@operation("start keys")
+async def start_keys(actor: Actor, world: World) -> Outcome:
+    """Both keys in one batch, in another order each time."""
+    first, second = [("K", "k"), ("L", "m")] if actor.number == 0 else [("T", "m"), ("U", "k")]
+    return await _started(actor, world, [start(first[0], key=first[1]), start(second[0], key=second[1])])
+
+
+# --- control
+
+
+async def _changed(actor: Actor, plan: Callable[[], Plan[tuple[Any, Changes]]], world: World) -> Any:
+    async def once() -> Any:
+        async with actor.transaction():
+            return (await carry_out(plan(), actor))[0]
+
+    return await blocking.marking(world.database(actor), once)
+
+
+def _cancelling(letters: str) -> Make:
+    async def run(actor: Actor, world: World) -> Outcome:
+        ids = [id_of(letter) for letter in letters]
+        standing = await _changed(actor, lambda: controls.cancel(world.store, ids, cascade=False), world)
+        return Outcome(" ".join(standing.values()), [(NAMES[id], -1, word) for id, word in standing.items() if word == "cancelled"])
+
+    return run
+
+
+def _deleting(letters: str) -> Make:
+    async def run(actor: Actor, world: World) -> Outcome:
+        ids = [id_of(letter) for letter in letters]
+        deleted = await _changed(actor, lambda: controls.delete(world.store, ids, cascade=False), world)
+        return Outcome("deleted", [(NAMES[id], -1, "deleted") for id in deleted])
+
+    return run
+
+
+OPERATIONS["cancel"] = _cancelling("B")
+OPERATIONS["cancel many"] = _cancelling("GIDB")
+OPERATIONS["delete"] = _deleting("B")
+OPERATIONS["delete many"] = _deleting("BGFDI")
+
+
+def _completing(verdict: Ending | Step) -> Make:
+    async def run(actor: Actor, world: World) -> Outcome:
+        position = await carry_out(controls.look(world.store, id_of("B")), actor)
+        async with actor.transaction():
+            held = await carry_out(controls.hold(world.store, id_of("B"), position), actor)
+            await carry_out(controls.complete(world.store, held, verdict), actor)
+        return Outcome("completed", [_ended(held.job(), verdict)])
+
+    return run
+
+
+OPERATIONS["complete"] = _completing(DONE)
+OPERATIONS["complete, going on"] = _completing(_step())
+
+
+@operation("retry")
+async def retry(actor: Actor, world: World) -> Outcome:
+    plan = lambda: controls.retry(world.store, [id_of("B")], {}, lambda _: {}, reset_attempts=True)  # noqa: E731
+    return Outcome(" ".join((await _changed(actor, plan, world)).values()))
+
+
+@operation("reschedule")
+async def reschedule(actor: Actor, world: World) -> Outcome:
+    await _changed(actor, lambda: controls.reschedule(world.store, [id_of("D"), id_of("B")], timedelta(0), None), world)
+    return Outcome("rescheduled")
+
+
+# --- leases
+
+
+def _reaping(attempts: int) -> Make:
+    async def run(actor: Actor, world: World) -> Outcome:
+        nothing: Any = None
+        reaper = Reaper(nothing, nothing, "r", 30.0, lambda _: judge.Policy(max_attempts=attempts), lambda _: None, lambda _: None)
+        outcome = Outcome("reaped")
+        async with actor.transaction():
+            found = await actor.run(world.store.lock_lost(["w1"], 10))
+            items = [reaper._judge(row) for row in found]
+            for name, call in settle_calls(world.store, items, timedelta(0)).items():
+                answers = {row[0] for row in await actor.run(call)}
+                if name == "end_jobs":
+                    outcome.ended += [_ended(job, FAILED) for job, _, _ in items if job.sequence_id in answers]
+        return outcome
+
+    return run
+
+
+OPERATIONS["reap"] = _reaping(10)
+OPERATIONS["reap, burying"] = _reaping(1)
+
+
+@operation("claim")
+async def claim(actor: Actor, world: World) -> Outcome:
+    """Whatever is ready; a claimed job finds how its blockers ended."""
+    scan = '{"lane": 0, "queue": "default", "priority": 0, "since": "-infinity"}'
+    call: Call[LiveJob] = world.store.claim_jobs([scan], [TYPE], limit=10, slots=10, worker="w2", token=TOKEN, lease=LEASE, suspect=2)
+    jobs = await actor.run(call)
+    waited = [job for job in jobs if job.blocker_count and job.doom is None]
+    if waited:
+        parts = [rows.job_row(job.lane, job.sequence_id, job.position) for job in waited]
+        for id, blocker, how, *_ in await actor.run(world.store.read_outputs(parts)):
+            assert how == "completed" or NAMES[id] in "IPS", f"{NAMES[id]} was claimed, but {NAMES[blocker]} is {how}"
+    return Outcome(f"claimed {''.join(sorted(NAMES[job.sequence_id] for job in jobs))}")
