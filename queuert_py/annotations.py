@@ -80,7 +80,9 @@ def _how(who: str, handler: Any, isolation: str | None, size: int | None) -> How
         return "batch"
     if inspect.iscoroutinefunction(handler):
         if isolation is not None:
-            raise DeclarationError(f"{who}: isolation={isolation!r} is for `def` handlers: `def {function}(job: SyncJob[Input]) -> Output`.")
+            raise DeclarationError(
+                f"{who}: isolation={isolation!r} is for `def` handlers: `def {function}(job: SyncJob[Input]) -> Output`."
+            )
         return "async"
     if not inspect.isroutine(handler) or _names_job(handler):
         raise DeclarationError(
@@ -141,13 +143,15 @@ def read_handler(name: str, handler: Any, shape: Shape, local: Mapping[str, Any]
 def _each(name: str, parameter: str, jobs: Any, outputs: Any) -> tuple[Any, Any]:
     """Of a batch: one job, and what one outcome may be but for exceptions."""
     if get_origin(jobs) is not collections.abc.Sequence or not get_args(jobs):
-        raise DeclarationError(f"handler of {name!r}: annotate its parameter as `{parameter}: Sequence[Job[Input]]`, with a pydantic model.")
+        raise DeclarationError(
+            f"handler of {name!r}: annotate its parameter as `{parameter}: Sequence[Job[Input]]`, with a pydantic model."
+        )
     if get_origin(outputs) not in (list, collections.abc.Sequence) or not get_args(outputs):
         raise DeclarationError(f"handler of {name!r}: annotate what it returns as `Sequence[Output | Exception]`: one outcome a job.")
     outcome = get_args(outputs)[0]
     if any(get_origin(each) is Continuation for each in (outcome, *get_args(outcome))):
         raise DeclarationError(f"handler of {name!r}: a batch cannot continue: return outputs, or write a handler of one job.")
-    kept = [each for each in members(outcome) if not (isinstance(each, type) and issubclass(each, BaseException))]
+    kept: list[Any] = [each for each in members(outcome) if not (isinstance(each, type) and issubclass(each, BaseException))]
     return get_args(jobs)[0], Union[tuple(kept)] if kept else None  # noqa: UP007 - of a list
 
 

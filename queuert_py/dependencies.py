@@ -10,7 +10,6 @@ from collections.abc import (
     Callable,
     Coroutine,
     Generator,
-    Hashable,
     Iterator,
     Mapping,
     MutableMapping,
@@ -93,7 +92,7 @@ def needs_of(fn: Provide, who: str) -> Needs:
 
 def read(provide: Any, who: str) -> Provider:
     """A provider of `who` (a handler, for messages). DeclarationError."""
-    if not callable(provide) or not isinstance(provide, Hashable):
+    if not callable(provide) or getattr(provide, "__hash__", None) is None:
         raise DeclarationError(f"{who}: Depends({provide!r}): a function or a class is needed.")
     job: tuple[str, type[Facts[Any]]] | None = None
     for name, parameter in _parameters(provide).items():

@@ -14,9 +14,16 @@ from typing_extensions import TypeVar, Unpack
 from queuert_py import payload
 from queuert_py.annotations import Contract, Shape, compare, read_handler, read_pair, shape_of
 from queuert_py.control import DeadLetter, OnFailed
-from queuert_py.dependencies import Provide
 from queuert_py.decisions.judge import Exceptions, Policy
-from queuert_py.errors import DeclarationError, DuplicateJobTypeError, InvalidInputError, InvalidOutputError, UnknownJobTypeError, UsageError
+from queuert_py.dependencies import Provide
+from queuert_py.errors import (
+    DeclarationError,
+    DuplicateJobTypeError,
+    InvalidInputError,
+    InvalidOutputError,
+    UnknownJobTypeError,
+    UsageError,
+)
 from queuert_py.job import In, Job, SyncJob, Tx
 from queuert_py.middleware import Middleware
 from queuert_py.options import declaration as check_options

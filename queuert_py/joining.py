@@ -9,7 +9,7 @@ from psycopg import AsyncConnection, Connection
 from typing_extensions import TypeVar
 
 from queuert_py.errors import UsageError
-from queuert_py.postgres.carriers import carrier_of
+from queuert_py.postgres.carriers import Alchemy, Psycopg, Psycopg2, carrier_of
 from queuert_py.postgres.plans import Carrier
 from queuert_py.postgres.store import Call
 
@@ -65,24 +65,19 @@ class ForeignTx:
     @property
     def blocks(self) -> bool:
         """Is it a sync one, whose statements hold the thread that runs them?"""
-        return isinstance(self._on, Connection) or hasattr(self._on, "run_sync")
+        return isinstance(self._on, (Psycopg, Psycopg2, Alchemy))
 
     async def run(self, call: Call[Row], /) -> list[Row]:
         """A statement in it. In a thread, if it is a sync one: it may wait for a lock that somebody on this event loop holds."""
-        if self.blocks:
-            return await asyncio.to_thread(self.run_sync, call)
-        if isinstance(self._on, AsyncConnection):
-            return await call.on(self._on)
-        carrier: Carrier = self._on  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-        return await carrier.run(call)
+        if isinstance(self._on, (Psycopg, Psycopg2, Alchemy)):
+            return await asyncio.to_thread(self._on.run_sync, call)
+        return await self._on.run(call)
 
     def run_sync(self, call: Call[Row], /) -> list[Row]:
         """A statement in it, in this thread. UsageError for an async one."""
-        if isinstance(self._on, Connection):
-            return call.on_sync(self._on)
-        if isinstance(self._on, AsyncConnection) or not hasattr(self._on, "run_sync"):
-            raise UsageError(f"{self!r}: an async transaction belongs to its event loop: use `await engine.start_sequence(…)` there.")
-        return self._on.run_sync(call)
+        if isinstance(self._on, (Psycopg, Psycopg2, Alchemy)):
+            return self._on.run_sync(call)
+        raise UsageError(f"{self!r}: an async transaction belongs to its event loop: use `await engine.…` there.")
 
     def __repr__(self) -> str:
         return f"join({type(self._transaction).__name__})"

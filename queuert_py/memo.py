@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -205,7 +206,7 @@ def event_payload(text: str, type: Any, name: str) -> Any:
 
 def progress(percent: object, message: str | None) -> str:
     """How far a job is, as JSON. UsageError for what is no number."""
-    if isinstance(percent, bool) or not isinstance(percent, (int, float)) or percent != percent:
+    if isinstance(percent, bool) or not isinstance(percent, (int, float)) or math.isnan(percent):
         raise UsageError(f"progress({percent!r}): a number from 0 to 100.")
     shown = None if message is None else payload.clean(str(message)[:500])
     return to_json({"percent": min(100.0, max(0.0, float(percent))), **({} if shown is None else {"message": shown})}).decode()

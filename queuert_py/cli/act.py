@@ -88,9 +88,9 @@ def retry(
 async def _retry(engine: Engine[Any], ids: list[UUID]) -> tuple[list[UUID], dict[UUID, str]]:
     """Those that run again, and the others with the reason."""
     async with apps.opened(engine):
-        retried = await engine.retry_sequences(ids)
-        rest = [id for id in dict.fromkeys(ids) if id not in retried]
-        return retried, {id: await _why_left(engine, id) for id in rest}
+        done = await engine.retry_sequences(ids)
+        left = {id: await _why_left(engine, id) for id, what in done.items() if what != "retried"}
+        return [id for id in done if id not in left], left
 
 
 async def _why_left(engine: Engine[Any], id: UUID) -> str:
@@ -129,7 +129,8 @@ async def _retry_all(engine: Engine[Any], type_: str | None) -> tuple[list[UUID]
         fresh = [each.id for each in found if each.id not in tried][:BATCH]
         if fresh:
             tried.update(fresh)
-            retried += await engine.retry_sequences(fresh)
+            done = await engine.retry_sequences(fresh)
+            retried += [id for id, what in done.items() if what == "retried"]
         elif len(found) < page:
             return retried, sorted(tried - set(retried))
         else:

@@ -20,9 +20,12 @@ from queuert_py.errors import (
     ResultTimeoutError,
     SchemaError,
     SequenceCancelledError,
+    SequenceEndedError,
     SequenceExpiredError,
     SequenceFailedError,
+    SequenceHasDependentsError,
     SequenceNotFoundError,
+    SequenceRunningError,
     UnknownJobTypeError,
     UsageError,
 )
@@ -112,6 +115,9 @@ def _of_failure(error: SequenceFailedError) -> Trouble:
 
 _TITLES: tuple[tuple[type[QueuertError], str, str, int], ...] = (
     (SequenceNotFoundError, "There is no such sequence.", "`queuert list` shows those that there are", NOT_FOUND),
+    (SequenceRunningError, "Some of them are running.", "wait for them, or cancel them", FAILED),
+    (SequenceEndedError, "Some of them have ended.", "`queuert retry` runs what failed again, `queuert start` starts anew", FAILED),
+    (SequenceHasDependentsError, "Unfinished sequences need them.", "delete those too, or cancel them first", FAILED),
     (SequenceCancelledError, "The sequence was cancelled.", "start it again with `queuert start`", FAILED),
     (SequenceExpiredError, "The sequence expired.", "start it again with `queuert start`; is a worker running? `queuert status`", FAILED),
     (ResultTimeoutError, "The result is not there yet.", "`queuert status` shows whether a worker serves it", TIMEOUT),

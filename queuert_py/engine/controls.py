@@ -357,7 +357,7 @@ class _Completion:
         job: OpenJob[Any] = OpenJob(
             *ids, held.type, held.position, held.attempt, held.running, held.created_at, lambda: known.load_input(held.input)
         )
-        given = [job, tx][: _parameters(self._outcome)]
+        given = [job, tx.transaction if isinstance(tx, ForeignTx) else tx][: _parameters(self._outcome)]
         value = self._outcome(*given)
         return await cast("Awaitable[object]", value) if inspect.isawaitable(value) else value
 

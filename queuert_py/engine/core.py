@@ -151,7 +151,7 @@ class Core(JobTypes[Tx]):
 
     def forget(self) -> list[object]:
         """In a forked process: be as if never opened. What was open, to be kept and never closed: its sockets are the parent's as well."""
-        opened = [self._database, self._server, self._opening, self.loop, *self._workers]
+        opened: list[object] = [self._database, self._server, self._opening, self.loop, *self._workers]
         if self._database is not None:
             opened += [self._listener, self._notifier, self._waiters]
         self._database = self._server = self._opening = self.loop = None

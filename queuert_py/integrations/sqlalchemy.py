@@ -50,7 +50,7 @@ class SqlAlchemy(Generic[Session]):
         self._json: tuple[Any, Any] = (getattr(dialect, "_json_serializer", None), getattr(dialect, "_json_deserializer", None))
         self._conninfo = conninfo or _conninfo(given)
         engine = create_async_engine("postgresql+psycopg://", poolclass=NullPool, pool_reset_on_return=None, async_creator=_borrow)
-        options = source.get_execution_options() if isinstance(source, AsyncEngine) else {}
+        options: dict[str, Any] = dict(source.get_execution_options()) if isinstance(source, AsyncEngine) else {}
         self._engine = engine.execution_options(**{name: value for name, value in options.items() if name != "isolation_level"})
         self._sessions: Callable[..., Session] = sessions or async_sessionmaker(expire_on_commit=False)  # type: ignore[assignment]
         self._turn = asyncio.Lock()

@@ -8,20 +8,16 @@ from __future__ import annotations
 import contextlib
 import re
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from typing_extensions import TypeVar
 
 from queuert_py.errors import UsageError
-from queuert_py.postgres.plans import Carrier, SyncCarrier
 from queuert_py.postgres.store import Call
 
 Row = TypeVar("Row")
-AsyncJoined: TypeAlias = AsyncConnection[Any] | Carrier
-SyncJoined: TypeAlias = Connection[Any] | SyncCarrier
-"""What statements can be run on."""
 
 ACCEPTED = (
     "a psycopg Connection or AsyncConnection, a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection (on psycopg, asyncpg or "
@@ -31,28 +27,50 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)s(::jsonb?\b)?|%%")
 _IDLE = 0  # libpq's PGTransactionStatusType, as psycopg2 gives it
 
 
-def carrier_of(transaction: object) -> AsyncJoined | SyncJoined:
+def carrier_of(transaction: object) -> Async | Sync:
     """What runs statements in this transaction. UsageError for what is not accepted, is closed, or has no transaction open."""
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(transaction).__mro__}
     match transaction:
-        case AsyncConnection() | Connection():
-            _check_psycopg(transaction)
-            return transaction
-        case _ if ("sqlalchemy", "scoped_session") in kinds or ("sqlalchemy", "async_scoped_session") in kinds:
-            registry: Any = transaction
-            return carrier_of(registry())
-        case _ if ("sqlalchemy", "AsyncSession") in kinds or ("sqlalchemy", "AsyncConnection") in kinds:
+        case AsyncConnection():
+            return AsyncPsycopg(cast("AsyncConnection[Any]", transaction))
+        case Connection():
+            return Psycopg(cast("Connection[Any]", transaction))
+        case _ if kinds & {("sqlalchemy", "scoped_session"), ("sqlalchemy", "async_scoped_session")}:
+            return carrier_of(cast("Any", transaction)())
+        case _ if kinds & {("sqlalchemy", "AsyncSession"), ("sqlalchemy", "AsyncConnection")}:
             return AsyncAlchemy(transaction)
-        case _ if ("sqlalchemy", "Session") in kinds or ("sqlalchemy", "Connection") in kinds:
+        case _ if kinds & {("sqlalchemy", "Session"), ("sqlalchemy", "Connection")}:
             return Alchemy(transaction)
-        case _ if ("asyncpg", "Connection") in kinds or ("asyncpg", "PoolConnectionProxy") in kinds:
+        case _ if kinds & {("asyncpg", "Connection"), ("asyncpg", "PoolConnectionProxy")}:
             return Asyncpg(transaction)
-        case _ if ("django", "ConnectionProxy") in kinds or ("django", "BaseDatabaseWrapper") in kinds:
+        case _ if kinds & {("django", "ConnectionProxy"), ("django", "BaseDatabaseWrapper")}:
             return carrier_of(_driver_of_django(transaction))
         case _ if ("psycopg2", "connection") in kinds:
             return Psycopg2(transaction)
         case _:
             raise UsageError(f"{type(transaction).__name__} is no transaction that can be joined: {ACCEPTED}.")
+
+
+class AsyncPsycopg:
+    """An async connection of psycopg."""
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+        _check_psycopg(connection)
+
+    async def run(self, call: Call[Row], /) -> list[Row]:
+        return await call.on(self._connection)
+
+
+class Psycopg:
+    """A sync connection of psycopg."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+        _check_psycopg(connection)
+
+    def run_sync(self, call: Call[Row], /) -> list[Row]:
+        return call.on_sync(self._connection)
 
 
 def _check_psycopg(connection: AsyncConnection[Any] | Connection[Any]) -> None:
@@ -131,8 +149,7 @@ class AsyncAlchemy:
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection
         if isinstance(driver, AsyncConnection):
-            _check_psycopg(driver)
-            return await call.on(driver)
+            return await AsyncPsycopg(cast("AsyncConnection[Any]", driver)).run(call)
         if type(driver).__module__.startswith("asyncpg"):
             # Through SQLAlchemy: only so does its adapter send BEGIN.
             _refuse_autocommit(raw.dbapi_connection.autocommit)
@@ -155,12 +172,15 @@ class Alchemy:
             connection.exec_driver_sql("select 1")  # as above
         driver = connection.connection.driver_connection
         if isinstance(driver, Connection):
-            _check_psycopg(driver)
-            return call.on_sync(driver)
+            return Psycopg(cast("Connection[Any]", driver)).run_sync(call)
         if type(driver).__module__.startswith("psycopg2"):
             _refuse_autocommit(driver.autocommit)
             return Psycopg2(driver).run_sync(call)
         raise _unknown_driver(driver)
+
+
+Async: TypeAlias = AsyncPsycopg | Asyncpg | AsyncAlchemy
+Sync: TypeAlias = Psycopg | Psycopg2 | Alchemy
 
 
 def _check_alchemy(owner: Any) -> None:

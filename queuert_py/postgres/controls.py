@@ -53,8 +53,9 @@ class Held(NamedTuple):
     def job(self, *, raised: bool = True) -> LiveJob:
         """For the statements that end a job or carry it on: under the epoch that fences out whoever ran it."""
         blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
-        known = {name: value for name, value in self._asdict().items() if name in blank}
-        return LiveJob(**{**blank, **known, "epoch": self.epoch + raised})
+        known: dict[str, Any] = {name: value for name, value in self._asdict().items() if name in blank}
+        known["epoch"] = self.epoch + raised
+        return LiveJob(**{**blank, **known})
 
 
 class Failed(NamedTuple):

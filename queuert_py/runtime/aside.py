@@ -81,8 +81,11 @@ class Progress:
         self._told = told
         self._pending: dict[str, tuple[LiveJob, str]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._writing = self._stopped = False
 
     def put(self, job: LiveJob, progress: str) -> None:
+        if self._stopped:
+            return
         self._pending[job.sequence_id] = job, progress
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write(), name="queuert progress")
@@ -90,19 +93,27 @@ class Progress:
     async def _write(self) -> None:
         while self._pending:
             pending, self._pending = self._pending, {}
+            self._writing = True
             try:
                 parts = [rows.progress_row(job, progress) for job, progress in pending.values()]
                 written = set(await self._link.run(self._store.save_progress(parts)))
             except (psycopg.Error, OSError) as error:
                 logger.debug("progress not written: %s", error)
                 written = set[str]()
+            finally:
+                self._writing = False
             for id, (job, progress) in pending.items():
                 if id not in written and self._runs(job):  # its row is locked, or the database is away: again
                     self._pending.setdefault(id, (job, progress))
             self._told(written)
+            if self._stopped:
+                return
             await asyncio.sleep(EVERY)
 
     async def stop(self) -> None:
+        """What is not written yet is dropped; what is being written is not interrupted: its connection is the settling lane's."""
+        self._stopped = True
         if self._task is not None:
-            self._task.cancel()
+            if not self._writing:
+                self._task.cancel()
             await asyncio.wait([self._task])

@@ -8,7 +8,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, cast
@@ -31,7 +30,7 @@ from queuert_py.failing import invalid_input
 from queuert_py.job import Job, current
 from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import blocking, rows
-from queuert_py.postgres.database import Database, fault_of, sever
+from queuert_py.postgres.database import fault_of, sever
 from queuert_py.postgres.plans import carry_out
 from queuert_py.postgres.store import COMMIT, Call, together
 from queuert_py.postgres.twins import wait_again
@@ -74,11 +73,12 @@ class Attempt(Phases):
         "handoffs",
         "host",
         "job_type",
-        "places",
         "marked",
+        "places",
         "timers",
         "trusted",
     )
+    abort_reason: Abort | None
 
     def __init__(
         self,

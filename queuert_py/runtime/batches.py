@@ -85,7 +85,7 @@ class Batch:
             job = attempt.load()
             if job is not None and await self._enter(attempt, job):
                 jobs[attempt] = job
-        outcomes = await self._outcomes(list(jobs.values())) if jobs else []
+        outcomes: Iterable[Any] = await self._outcomes(list(jobs.values())) if jobs else ()
         for attempt, outcome in reversed(list(zip(jobs, outcomes, strict=True))):
             error: BaseException | None = outcome if isinstance(outcome, BaseException) else None
             if attempt.detached:
@@ -135,7 +135,7 @@ class Batch:
             return
         if error is None and isinstance(outcome, Continuation):
             error = InvalidOutputError(f"the batch handler of {self._job_type.name!r} returned a Continuation: it can only return outputs.")
-        attempt.conclude(outcome, error)
+        attempt.conclude(cast("object", outcome), error)
 
     # --- aborting
 

@@ -10,25 +10,24 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
-from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from queuert_py import payload
 from queuert_py.dependencies import Provided, call_here, leave
 from queuert_py.errors import PhaseError
-from queuert_py.job import SyncJob, current
+from queuert_py.job import Running, SyncJob, current
 from queuert_py.job_types import InternalJobType, JobTypes
-from queuert_py.runtime.processes import LIMIT, described, look_up
+from queuert_py.runtime.processes import LIMIT, READY, described, look_up
 from queuert_py.sequence import BlockerEnding, Outputs
 from queuert_py.values import Abort, LiveJob
 
 T = TypeVar("T")
-_ROW, _ENDINGS = TypeAdapter(LiveJob), TypeAdapter(dict[str, BlockerEnding])
 _main: ModuleType | None = None
 
 
@@ -39,6 +38,7 @@ class _Remote:
     shutting_down = False
     in_phase = False
     completing = False
+    origin = None
 
     def __init__(self, row: LiveJob) -> None:
         self.row = row
@@ -64,12 +64,14 @@ def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """One job: the output, or the error."""
     try:
         sys.path[:] = request["path"]
-        row = _ROW.validate_python(request["row"])
+        row = LiveJob(**request["row"])._replace(run_at=datetime.fromisoformat(request["row"]["run_at"]), timeout=None)
         module, handler = request["handler"]
         job_type = _job_type(module, handler, request["main"], row.type)
-        endings = _ENDINGS.validate_python(request["endings"])
-        job = SyncJob[Any](remote := _Remote(row), job_type.load_input(row.input, Outputs(endings) if endings else None), remote)
-        current.set(remote)
+        endings = {key: BlockerEnding(**ending) for key, ending in request["endings"].items()}
+        remote = _Remote(row)
+        running = cast("Running", remote)  # what it lacks, __getattr__ refuses
+        job = SyncJob[Any](running, job_type.load_input(row.input, Outputs(endings) if endings else None), remote)
+        current.set(running)
         output, name = _driven(_run(job_type, job))
     except BaseException as error:
         return {"error": described(error, payload.error_json(error))}
@@ -138,6 +140,7 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=read, name="queuert requests", daemon=True).start()
+    answers.write(READY)
     while True:
         answers.write(to_json(handle(from_json(requests.get()))) + b"\n")
 

@@ -15,7 +15,7 @@ from queuert_py.job import Job, Running, SyncJob
 from queuert_py.job_types import InternalJobType, JobTypes
 from queuert_py.middleware import Middleware, attempt_hooks
 from queuert_py.runtime.batches import Batches
-from queuert_py.runtime.processes import Processes
+from queuert_py.runtime.processes import Processes, where
 from queuert_py.runtime.threads import Bridge, Threads
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Surroundings:
         self._batches = Batches(self)
         for name, job_type in types.items():
             _check_required(job_type, self.middleware[name])
+            if job_type.shape is not None and job_type.shape.how == "process":
+                where(job_type)
 
     def around(self, attempt: Attempt, job: Job[Any, Any]) -> Handling | None:
         """What is to run for this attempt; None: the bare handler, nothing stands around it."""
@@ -64,7 +66,8 @@ def _check_required(job_type: InternalJobType[Any, Any], middleware: Sequence[Mi
     for kind in job_type.options.get("requires", ()):
         if not any(isinstance(each, kind) for each in middleware):
             raise ConfigurationError(
-                f"job type {job_type.name!r} requires the middleware {kind.__name__}: engine.use({kind.__name__}(…)) before its worker starts."
+                f"job type {job_type.name!r} requires the middleware {kind.__name__}: "
+                f"engine.use({kind.__name__}(…)) before its worker starts."
             )
 
 
@@ -125,9 +128,7 @@ class Handling:
         return error
 
 
-async def run_alone(
-    job_type: InternalJobType[Any, Any], job: Job[Any, Any], running: Running, overrides: Mapping[Provide, Provide]
-) -> Any:
+async def run_alone(job_type: InternalJobType[Any, Any], job: Job[Any, Any], running: Running, overrides: Mapping[Provide, Provide]) -> Any:
     """What a handler returns that no worker runs: without middleware, and in this process. Raises what comes out of it."""
     within = Surroundings(JobTypes(), {})
     within.overrides = overrides

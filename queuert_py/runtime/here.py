@@ -90,6 +90,10 @@ class Here(Worker):
         super().delayed(attempt, delay, answer)
         self.look()
 
+    def lost(self, attempt: Attempt, fate: str) -> None:
+        super().lost(attempt, fate)
+        self.look()
+
     def _hint(self, hint: str) -> None:
         super()._hint(hint)
         if self._wanted and hint.startswith("q:"):

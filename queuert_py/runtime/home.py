@@ -11,21 +11,19 @@ class LoopThread:
     """Runs an event loop until it is stopped. A daemon: a script that ends without closing it is not held."""
 
     def __init__(self) -> None:
-        ready: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(target=self._run, args=[ready], name="queuert sync", daemon=True)
+        ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(_live(ready)), name="queuert sync", daemon=True)
         self._thread.start()
-        self.loop = ready.result()
-
-    def _run(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
-        async def live() -> None:
-            self._stopped = asyncio.Event()
-            ready.set_result(asyncio.get_running_loop())
-            await self._stopped.wait()
-
-        asyncio.run(live())
+        self.loop, self._stopped = ready.result()
 
     def stop(self) -> None:
         """Cancel what still runs on it, and wait for its end. Idempotent."""
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self._stopped.set)
             self._thread.join()
+
+
+async def _live(ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    stopped = asyncio.Event()
+    ready.set_result((asyncio.get_running_loop(), stopped))
+    await stopped.wait()

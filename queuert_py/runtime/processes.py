@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import os
 import signal
 import sys
@@ -24,11 +23,12 @@ from queuert_py.job_types import InternalJobType
 from queuert_py.sequence import BlockerEnding
 from queuert_py.values import LiveJob, Retry
 
+READY = b"ready\n"
 LIMIT = 64 * 1024 * 1024
 """Bytes of one line: far beyond any payload."""
 
 
-class RemoteTraceback(Exception):
+class RemoteTracebackError(Exception):
     """The traceback of an exception in another process, as text: the cause of its likeness here."""
 
     def __init__(self, text: str) -> None:
@@ -47,20 +47,20 @@ class Processes:
     ) -> Any:
         """Run the handler in a child, and give its output. Cancelled, it kills the child. ProcessDiedError when it dies by itself.
 
-        begins: told when there is a processor for it.
+        begins: told when a child takes it.
         """
         told = {key: asdict(ending) for key, ending in endings.items()}
         request = {"handler": where(job_type), "row": row._asdict(), "endings": told, "path": sys.path, "main": _main()}
         async with self._slots:
-            begins()
             child = await self._child()
+            begins()
             try:
                 answer = await self._ask(child, to_json(request) + b"\n")
             except BaseException:
                 await _kill(child)
                 raise
             if answer is None:
-                raise ProcessDiedError(f"the process of {job_type.name!r} died ({_how(await child.wait())}): the job did not end.")
+                raise ProcessDiedError(f"the process of {job_type.name!r} died ({await _end_of(child)}): the job did not end.")
             self._idle.append(child)
         if "error" in answer:
             raise rebuilt(answer["error"])
@@ -76,9 +76,17 @@ class Processes:
                 return child
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
+        child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "queuert_py.runtime.child", stdin=pipe, stdout=pipe, env=environment, limit=LIMIT
         )
+        try:
+            assert child.stdout is not None  # noqa: S101
+            if await child.stdout.readline() == READY:
+                return child
+        except BaseException:
+            await _kill(child)
+            raise
+        raise ProcessDiedError(f"a process for isolation='process' could not begin ({await _end_of(child)}): see its stderr.")
 
     async def _ask(self, child: asyncio.subprocess.Process, request: bytes) -> Mapping[str, Any] | None:
         assert child.stdin is not None  # noqa: S101
@@ -106,7 +114,14 @@ async def _kill(child: asyncio.subprocess.Process) -> None:
             await asyncio.wait([waiting])
 
 
-def _how(code: int) -> str:
+async def _end_of(child: asyncio.subprocess.Process) -> str:
+    """How a child that says nothing more has ended. Not killed at once: a signal that finds it dead takes its exit code away."""
+    try:
+        async with asyncio.timeout(1):
+            code = await child.wait()
+    except TimeoutError:
+        await _kill(child)
+        return "it closed its output"
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -138,8 +153,7 @@ def where(job_type: InternalJobType[Any, Any]) -> tuple[str, str]:
 def look_up(scope: Any, name: str) -> Any:
     """A dotted name in a module or class."""
     for part in name.split("."):
-        scope = inspect.getattr_static(scope, part) if isinstance(scope, type) else getattr(scope, part)
-        scope = scope.__func__ if isinstance(scope, (staticmethod, classmethod)) else scope
+        scope = getattr(scope, part)
     return scope
 
 
@@ -169,7 +183,7 @@ def rebuilt(told: Mapping[str, Any]) -> BaseException:
     if isinstance(error, QueuertError):
         error.details = {}
     vars(error).update(log["attrs"])
-    error.__cause__ = RemoteTraceback(log["traceback"])
+    error.__cause__ = RemoteTracebackError(log["traceback"])
     return error
 
 

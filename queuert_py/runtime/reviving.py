@@ -19,9 +19,7 @@ from queuert_py.postgres.plans import carry_out
 logger = logging.getLogger("queuert_py.worker")
 
 
-async def revive_invalid(
-    database: Database, types: Iterable[InternalJobType[Any, Any]], told: Callable[[Iterable[Ready]], None]
-) -> None:
+async def revive_invalid(database: Database, types: Iterable[InternalJobType[Any, Any]], told: Callable[[Iterable[Ready]], None]) -> None:
     """Run again the sequences that failed because a model of these types refused their stored input, if the model was another one then.
 
     Workers that start at once may all try: each sequence is revived by one of them.

@@ -80,7 +80,7 @@ class Worker(Beside):
         return self._engine.wrap(connection)
 
     def step_for(self, continuation: Continuation[Any], attempt: Attempt) -> Step | Ending:
-        if attempt.row.position + 1 >= attempt.job_type.options.get("max_steps", 10_000):
+        if attempt.row.position + 1 >= attempt.job_type.options.get("max_steps", 10_000) + attempt.answered:
             error = payload.note_json(
                 "TooManySteps", f"the sequence has reached max_steps ({attempt.row.position + 1}) of {attempt.row.type!r}"
             )
@@ -357,9 +357,9 @@ class Worker(Beside):
             attempt.row = next_row
             self._finisher.put(attempt, Delay(None, charged=False, outcome=""))
             return
-        _, begun, watched, queue, priority, due, memo = answer
+        _, begun, watched, queue, priority, due = answer
         if begun and not self.shutting_down:
-            self._go_on(attempt, step, watched=watched, queue=queue, priority=priority, memo=memo)
+            self._go_on(attempt, step, watched=watched, queue=queue, priority=priority)
             return
         if begun:
             attempt.row = attempt.row._replace(epoch=attempt.row.epoch + 1, position=attempt.row.position + 1)
@@ -368,7 +368,7 @@ class Worker(Beside):
         self._release(attempt)
         self._ready_again([(attempt.row.lane, queue, priority, step.type, due)])
 
-    def _go_on(self, attempt: Attempt, step: Step, *, watched: bool, queue: str, priority: int, memo: str | None) -> None:
+    def _go_on(self, attempt: Attempt, step: Step, *, watched: bool, queue: str, priority: int) -> None:
         row = attempt.row
         trusted = leases.trusted_until(time.monotonic() - 1.0, self.lease.total_seconds())
         following = row._replace(
@@ -389,7 +389,7 @@ class Worker(Beside):
             origin_id=row.job_id or row.sequence_id,
             blocker_count=0,
             deadline=None if step.failure else attempt.time_left(),
-            memo=memo,
+            memo=None,  # events that have come before are found when they are asked for
         )
         self._run(Attempt(self, following, self._types[step.type], trusted, attempt.handoffs + 1))
 

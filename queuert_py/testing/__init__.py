@@ -8,7 +8,8 @@ from __future__ import annotations
 from queuert_py.testing.alone import run_handler
 from queuert_py.testing.clock import VirtualClock
 from queuert_py.testing.draining import drain
+from queuert_py.testing.given import failed, finished
 from queuert_py.testing.harness import Bound, Harness
 from queuert_py.values import Ran, Summary
 
-__all__ = ["Bound", "Harness", "Ran", "Summary", "VirtualClock", "drain", "run_handler"]
+__all__ = ["Bound", "Harness", "Ran", "Summary", "VirtualClock", "drain", "failed", "finished", "run_handler"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
+from psycopg.errors import UndefinedFunction
 
 from queuert_py import Engine
 from queuert_py.errors import UsageError
@@ -45,7 +47,8 @@ class VirtualClock:
 
     async def now(self) -> datetime:
         """What time it is there."""
-        return self._checked(await self._ask(_NOW))
+        at: datetime = await self._ask(_NOW)
+        return at
 
     async def advance(self, duration: Duration) -> datetime:
         """Move it ahead; what time it is then. Workers that live keep their leases, as they would have renewed them; those of dead ones
@@ -53,15 +56,7 @@ class VirtualClock:
         step = span(duration, "duration") or timedelta(0)
         live = await self._live()
 
-        async def move(connection: AsyncConnection[Any]) -> datetime:
-            async with connection.transaction():
-                await connection.execute(self._sql(_RENEW), {"span": step, "workers": live})
-                row = await (await connection.execute(self._sql(_MOVE), {"span": step})).fetchone()
-            return self._checked(row)
-
-        await self._engine.open()
-        async with self._engine.database.connection() as connection:
-            at = await move(connection)
+        at: datetime = await self._ask(_MOVE, {"span": step, "workers": live}, first=_RENEW)
         for worker in self._engine._workers:
             worker.look()
             worker._reaper.hurry()
@@ -74,8 +69,7 @@ class VirtualClock:
 
     async def next_due(self) -> datetime | None:
         """When something will be due next: a job that waits, a lease of a dead worker, an expiry, a deadline. None: nothing will."""
-        row = await self._ask(_NEXT, {"workers": await self._live()})
-        at: datetime | None = row[0]
+        at: datetime | None = await self._ask(_NEXT, {"workers": await self._live()})
         return at
 
     async def _live(self) -> list[str]:
@@ -85,22 +79,15 @@ class VirtualClock:
         seen = await database.run(database.store.find_absent(presence_class(database.schema)))
         return [*(worker.id for worker in self._engine._workers), *(id for id, free in seen if not free)]
 
-    async def _ask(self, query: LiteralString, values: dict[str, object] | None = None) -> Any:
+    async def _ask(self, query: LiteralString, values: Mapping[str, object] | None = None, *, first: LiteralString | None = None) -> Any:
+        """What a statement answers: one value. `first`: another one before it, in the same transaction."""
         await self._engine.open()
-        async with self._engine.database.connection() as connection:
-            try:
-                return await (await connection.execute(self._sql(query), values)).fetchone()
-            except Exception as error:
-                if getattr(error, "sqlstate", None) == "42883":
-                    self._checked(None)
-                raise
-
-    def _sql(self, query: LiteralString) -> sql.Composed:
-        return sql.SQL(query).format(schema=sql.Identifier(self._engine.database.schema))
-
-    def _checked(self, row: Any) -> datetime:
-        if row is None:
-            raise UsageError("this database has no clock that can be moved: bind the engine with the fixture `queuert`.")
-        at: datetime = row[0]
-        return at
-
+        schema = sql.Identifier(self._engine.database.schema)
+        try:
+            async with self._engine.database.connection() as connection, connection.transaction():
+                if first is not None:
+                    await connection.execute(sql.SQL(first).format(schema=schema), values)
+                row = await (await connection.execute(sql.SQL(query).format(schema=schema), values)).fetchone()
+        except UndefinedFunction:
+            raise UsageError("this database has no clock that can be moved: bind the engine with the fixture `queuert`.") from None
+        return row[0] if row else None

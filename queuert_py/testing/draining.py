@@ -44,7 +44,9 @@ async def drain(
         claimed, reaped, ran = claimed + done.claimed, reaped + done.reaped, [*ran, *done.ran]
         if loop.time() >= end:
             busy = ", ".join(dict.fromkeys(each.type for each in done.ran[-20:])) or "nothing"
-            raise ResultTimeoutError(f"drain() has run {len(ran)} attempts in {limit.total_seconds():g} s and is not done; at last: {busy}.")
+            raise ResultTimeoutError(
+                f"drain() has run {len(ran)} attempts in {limit.total_seconds():g} s and is not done; at last: {busy}."
+            )
         if until is None:
             return Summary(claimed, reaped, done.available, tuple(ran))
         due = await clock.next_due()

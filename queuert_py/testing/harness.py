@@ -35,7 +35,7 @@ class Harness:
         return self._database.dsn
 
     @overload
-    def __call__(self, app: Engine[Tx], /) -> Bound[Tx]: ...
+    def __call__(self, app: Engine[Tx], /) -> Bound[Tx]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, app: JobTypes[Connection], /, *registries: JobTypes[Connection]) -> Bound[Connection]: ...
     def __call__(self, app: Any, /, *registries: Any) -> Bound[Any]:

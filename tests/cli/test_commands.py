@@ -199,7 +199,7 @@ def test_start_that_waits_for_nobody_says_so(queuert: Run) -> None:
 
 def test_every_command_has_help(bare: Run) -> None:
     listed = bare().out
-    for command in ("demo", "worker", "migrate", "status", "list", "show", "retry", "start"):
+    for command in ("demo", "worker", "migrate", "status", "list", "show", "retry", "start", "cancel", "delete", "trigger", "reschedule"):
         assert f"  {command} " in listed
         assert f"Usage: queuert {command}" in bare(command, "--help").out
     assert "Exit codes" in listed

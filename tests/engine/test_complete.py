@@ -270,16 +270,12 @@ async def test_a_chain_that_moves_on_meanwhile_is_not_completed_at_its_next_job(
 
 async def test_two_who_complete_it_at_once_are_told_apart(engine: Engine, types: Types) -> None:
     sequence = await engine.start_sequence(types.approval, Order(amount=1))
-    answers = await asyncio.gather(
-        *(engine.complete_sequence(sequence.id, Approved(by=str(n))) for n in range(8)), return_exceptions=True
-    )
+    answers = await asyncio.gather(*(engine.complete_sequence(sequence.id, Approved(by=str(n))) for n in range(8)), return_exceptions=True)
     assert sum(answer is True for answer in answers) == 1
     assert sum(isinstance(answer, SequenceEndedError) for answer in answers) == 7
 
 
-async def test_a_commit_whose_answer_is_lost_is_not_done_twice(
-    engine: Engine, types: Types, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_commit_whose_answer_is_lost_is_not_done_twice(engine: Engine, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = await engine.start_sequence(types.approval, Order(amount=1))
     asked: list[int] = []
     lost: list[bool] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -147,8 +147,7 @@ async def test_new_inputs_that_are_refused_are_all_listed_and_nothing_is_written
     with pytest.raises(InvalidInputError, match=r"2 of 3 new inputs are refused, nothing was changed.*input\.n") as refused:
         await engine.retry_sequences([first.id, second.id, third.id], new_input=repair)
     errors = refused.value.details["errors"]
-    assert isinstance(errors, dict)
-    assert set(errors) == {str(second.id), str(third.id)}
+    assert set(cast("dict[str, str]", errors)) == {str(second.id), str(third.id)}
     assert await engine.count_failed() == 3
 
 
@@ -237,16 +236,18 @@ async def test_cleared_ones_are_gone_but_for_those_that_somebody_needs(engine: E
 
 
 async def test_what_cannot_be_right_is_named(engine: Engine, switch: Switch) -> None:
-    for call, said in (
-        (lambda: engine.retry_sequences(), "ids, or a filter"),
-        (lambda: engine.retry_sequences([uuid4()], type="lamp"), "ids, or a filter"),  # type: ignore[call-overload]  # pyright: ignore
-        (lambda: engine.retry_sequences(oldest=0), "oldest=0"),
-        (lambda: engine.retry_sequences(before=datetime(2030, 1, 1)), "aware"),  # noqa: DTZ001
-        (lambda: engine.clear_failed(typ="lamp"), "unknown option typ"),  # type: ignore[call-arg]  # pyright: ignore
-        (lambda: engine.retry_sequences(["x"]), "sequence.id"),  # type: ignore[list-item]  # pyright: ignore
-    ):
-        with pytest.raises(UsageError, match=said):
-            await call()  # type: ignore[no-untyped-call]  # pyright: ignore
+    with pytest.raises(UsageError, match="ids, or a filter"):
+        await engine.retry_sequences()
+    with pytest.raises(UsageError, match="ids, or a filter"):
+        await engine.retry_sequences([uuid4()], type="lamp")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(UsageError, match="oldest=0"):
+        await engine.retry_sequences(oldest=0)
+    with pytest.raises(UsageError, match="aware"):
+        await engine.retry_sequences(before=datetime(2030, 1, 1))
+    with pytest.raises(UsageError, match="unknown option typ"):
+        await engine.clear_failed(typ="lamp")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(UsageError, match=r"sequence\.id"):
+        await engine.retry_sequences(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 
 
 # --- a stored input that its model refuses
@@ -285,7 +286,7 @@ async def test_it_fails_without_a_charge_and_a_deploy_with_another_model_revives
         assert [each.outcome for each in await before.list_attempts(sequence.id)] == ["validation"]
         async with before.worker(drain=True):
             pass
-        assert (await before.get_sequence(sequence.id)).status == "failed", "the same model would refuse it again"
+        assert len(await before.list_attempts(sequence.id)) == 1, "the same model would refuse it again"
         async with Engine(dsn, new) as after, after.worker():
             handle = after.sequence(order_again, sequence.id)
             assert (await handle.result(timeout=10)).n == 12

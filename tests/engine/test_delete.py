@@ -173,6 +173,17 @@ async def test_cascade_takes_the_blockers_of_every_step_but_none_that_others_nee
     assert await engine.delete_sequences([shared.id], cascade=True) == [shared.id, deep.id]
 
 
+async def test_a_blocker_of_an_earlier_step_is_not_needed_any_more(engine: Engine, types: Types) -> None:
+    blocker = await engine.start_sequence(types.note, Number(n=1))
+    top = await engine.start_sequence(types.chain, Needs(number=blocker))
+    with pytest.raises(SequenceHasDependentsError):
+        await engine.delete_sequences([blocker.id])
+    async with engine.worker(drain=True):
+        pass
+    assert (await engine.get_sequence(top.id)).status == "scheduled"
+    assert await engine.delete_sequences([blocker.id]) == [blocker.id]
+
+
 async def test_cascade_takes_a_blocker_that_only_what_it_takes_needs(engine: Engine, types: Types) -> None:
     deep = await engine.start_sequence(types.note, Number(n=1), delay=3600)
     sides: list[JobSequence[Number]] = [await engine.start_sequence(types.wait, Needs(number=deep)) for _ in range(2)]
@@ -199,7 +210,9 @@ async def test_an_edge_that_comes_while_a_deletion_holds_the_row_waits_and_then_
         await starting
 
 
-async def test_a_deletion_that_comes_while_an_edge_is_added_waits_and_then_refuses(engine: Engine, types: Types, db: Db, runs: Runs) -> None:
+async def test_a_deletion_that_comes_while_an_edge_is_added_waits_and_then_refuses(
+    engine: Engine, types: Types, db: Db, runs: Runs
+) -> None:
     blocker = await engine.start_sequence(types.note, Number(n=1), delay=3600)
     async with db.transaction():
         dependent = await engine.start_sequence(types.wait, Needs(number=blocker), tx=db)
@@ -218,5 +231,5 @@ async def test_a_deletion_that_is_rolled_back_has_not_been(engine: Engine, types
 
 
 async def test_wrong_ids_are_named(engine: Engine) -> None:
-    with pytest.raises(UsageError, match="sequence.id"):
+    with pytest.raises(UsageError, match=r"sequence\.id"):
         await engine.delete_sequences([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

@@ -88,6 +88,9 @@ class Callable_:
         return Db("called")
 
 
+called = Callable_()
+
+
 # --- every kind, in every kind of handler
 
 
@@ -102,7 +105,7 @@ async def test_a_provider_may_be_a_function_a_coroutine_a_generator_or_a_class()
         c: Db = Depends(generator),
         d: Db = Depends(async_generator),
         e: Settings = Depends(Settings),
-        f: Db = Depends(Callable_()),
+        f: Db = Depends(called),
         plain: int = 7,
     ) -> Out:
         log.append("handler")
@@ -347,7 +350,7 @@ def takes_sync_job(job: SyncJob[In]) -> Db:
 async def with_takes_anything(job: Job[In], db: Db = Depends(takes_anything)) -> Out: ...  # type: ignore[empty-body]
 async def with_two_jobs(job: Job[In], db: Db = Depends(takes_two_jobs)) -> Out: ...  # type: ignore[empty-body]
 async def with_nested(job: Job[In], db: Db = Depends(nested)) -> Out: ...  # type: ignore[empty-body]
-async def with_no_function(job: Job[In], db: Any = Depends(3)) -> Out: ...  # type: ignore[empty-body, arg-type] # pyright: ignore
+async def with_no_function(job: Job[In], db: Any = Depends(3)) -> Out: ...  # type: ignore[empty-body, call-overload] # pyright: ignore
 async def with_sync_job(job: Job[In], db: Db = Depends(takes_sync_job)) -> Out: ...  # type: ignore[empty-body]
 async def without_depends(job: Job[In], db: Db) -> Out: ...  # type: ignore[empty-body]
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 from pydantic import BaseModel
+from typing_extensions import Unpack
 
 from queuert_py import Blocker, Continuation, Engine, Fail, InternalJobType, Job, JobType, JobTypes, continue_with, exponential
 from queuert_py.control import DeadLetter, Failure
 from queuert_py.errors import DeclarationError, SequenceFailedError, UsageError
 from queuert_py.job import Connection
+from queuert_py.job_types import JobOptions
 from tests.engine.kit import Number, Runs
 
 Db = AsyncConnection[tuple[Any, ...]]
@@ -67,14 +69,34 @@ async def test_a_timeout_is_tried_again_whatever_retry_on_says(engine: Engine) -
 # --- when
 
 
+def hundreds(attempt: int) -> float:
+    return 100 * attempt
+
+
+def minutes(attempt: int) -> timedelta:
+    return timedelta(minutes=attempt)
+
+
+def divided(attempt: int) -> float:
+    return attempt / 0
+
+
+def words(attempt: int) -> str:
+    return "soon"
+
+
+def float_nan(attempt: int) -> float:
+    return float("nan")
+
+
 @pytest.mark.parametrize(
     ("backoff", "least", "most"),
     [
         (20, 15, 20),
         (timedelta(seconds=40), 30, 40),
-        (lambda attempt: 100 * attempt, 75, 100),
+        (hundreds, 75, 100),
         (exponential(8, 60), 6, 8),
-        (lambda attempt: timedelta(minutes=attempt), 45, 60),
+        (minutes, 45, 60),
     ],
     ids=["fixed", "timedelta", "callable", "exponential", "callable-timedelta"],
 )
@@ -89,7 +111,7 @@ async def test_the_wait_is_the_job_types(engine: Engine, db: Db, backoff: Any, l
     assert least - 0.1 <= await wait_of(engine, db, sequence) <= most + 0.1
 
 
-@pytest.mark.parametrize("broken", [lambda attempt: 1 / 0, lambda attempt: "soon", lambda attempt: float("nan")])
+@pytest.mark.parametrize("broken", [divided, words, float_nan])
 async def test_a_backoff_that_raises_or_says_no_number_counts_as_the_default(engine: Engine, db: Db, broken: Any) -> None:
     @engine.job_type(backoff=broken)
     async def fail(job: Job[Number]) -> Number:
@@ -128,7 +150,7 @@ async def test_wrong_waits_are_named(engine: Engine) -> None:
     async def note(job: Job[Number]) -> Number:
         return job.input
 
-    for wrong in (-1, "soon", None, lambda attempt: 1):  # pyright: ignore[reportUnknownVariableType, reportUnknownLambdaType]
+    for wrong in (-1, "soon", None, hundreds):
         with pytest.raises(UsageError, match="backoff="):
             await engine.start_sequence(note, Number(n=1), backoff=wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -152,7 +174,7 @@ class Refund(BaseModel):
 class Desk:
     """A booking that fails, and its compensation."""
 
-    def __init__(self, engine: Engine, **options: Any) -> None:
+    def __init__(self, engine: Engine, **options: Unpack[JobOptions]) -> None:
         self.failures: list[Failure] = []
 
         @engine.job_type(internal=True)
@@ -163,11 +185,14 @@ class Desk:
             self.failures.append(failure)
             if failure.input["seat"] < 0:
                 return None
-            return continue_with(refund, Refund(seat=failure.input["seat"], why=f"{failure.reason}: {failure.error['message']}"))
+            refunded = Refund(seat=failure.input["seat"], why=f"{failure.reason}: {failure.error['message']}")
+            return continue_with(refund, refunded, delay=0.1 if failure.reason == "timeout" else 0)
 
-        @engine.job_type(**{"max_attempts": 1, "on_failed": undo, **options})
+        how: JobOptions = {"max_attempts": 1, "on_failed": undo, **options}
+
+        @engine.job_type(**how)
         async def book(job: Job[Trip]) -> Booked | Continuation[Undone]:
-            if job.input.seat == 7:
+            if job.input.seat in (7, 8):
                 await asyncio.Event().wait()
             raise ValueError(f"seat {job.input.seat} is taken")
 
@@ -250,7 +275,7 @@ async def test_it_answers_a_timeout_and_a_deadline_and_the_compensation_has_none
     sequence = await engine.start_sequence(desk.book, Trip(seat=7))
     async with engine.worker():
         assert (await sequence.result(timeout=10)).why.startswith("timeout: ")  # type: ignore[union-attr]
-    other = await engine.start_sequence(desk.book, Trip(seat=7), deadline=0.05, timeout=None)
+    other = await engine.start_sequence(desk.book, Trip(seat=8), deadline=0.05, timeout=None)
     async with engine.worker():
         assert "deadline" in (await other.result(timeout=10)).why  # type: ignore[union-attr]
 
@@ -314,22 +339,32 @@ async def test_it_answers_a_job_that_kills_its_workers(engine: Engine, db: Db) -
     assert [failure.reason for failure in desk.failures] == ["poison"]
 
 
-async def test_it_answers_max_steps(engine: Engine) -> None:
-    desk = Desk(engine)
-    more: dict[str, InternalJobType[Number, Number | Undone]] = {}
+async def test_it_answers_max_steps_by_one_step_more(engine: Engine) -> None:
+    reasons: list[str] = []
 
     async def undo(failure: Failure) -> Continuation[Undone]:
-        return continue_with(desk.refund, Refund(seat=1, why=failure.reason))
+        reasons.append(failure.reason)
+        return continue_with(undone, Refund(seat=1, why=failure.reason))
 
-    @engine.job_type(max_steps=2, on_failed=undo)
-    async def loop(job: Job[Number]) -> Number | Continuation[Number | Undone]:
-        return continue_with(more["loop"], job.input)
+    @engine.job_type(internal=True, max_steps=2, max_attempts=1, on_failed=undo)
+    async def undone(job: Job[Refund]) -> Undone:
+        if len(reasons) == 1:
+            return Undone(why=job.input.why)
+        raise ValueError
 
-    more["loop"] = loop  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
+    loop = JobType[Number, Number | Undone]("loop", max_steps=2, on_failed=undo)
+
+    @engine.handler(loop)
+    async def again(job: Job[Number]) -> Number | Undone | Continuation[Number | Undone]:
+        return continue_with(loop, job.input)
+
     sequence = await engine.start_sequence(loop, Number(n=1))
     async with engine.worker():
-        with pytest.raises(SequenceFailedError, match="max_steps"):
-            await sequence.result(timeout=10)
+        assert await sequence.result(timeout=10) == Undone(why="max_steps")
+        other = await engine.start_sequence(loop, Number(n=1))
+        with pytest.raises(SequenceFailedError):
+            await other.result(timeout=10)
+    assert reasons == ["max_steps", "max_steps", "error"], "the compensation may not be compensated for ever"
 
 
 async def test_a_job_that_succeeds_or_is_cancelled_is_not_answered(engine: Engine, runs: Runs) -> None:
@@ -390,7 +425,9 @@ async def test_a_dead_letter_is_started_with_the_failure(engine: Engine) -> None
     sequence = await engine.start_sequence(fail, Number(n=5), correlation_id="c", tags=["t"])
     async with engine.worker(drain=True):
         pass
-    assert [(letter.sequence_id, letter.type, letter.reason, letter.input) for letter in letters] == [(sequence.id, "fail", "error", {"n": 5})]
+    assert [(letter.sequence_id, letter.type, letter.reason, letter.input) for letter in letters] == [
+        (sequence.id, "fail", "error", {"n": 5})
+    ]
     assert letters[0].error["message"] == "broken"
     record = (await engine.list_sequences(type="bury"))[0]
     assert (record.correlation_id, record.tags, (await engine.list_jobs(record.id))[0].queue) == ("c", ["t"], "letters")
@@ -447,7 +484,7 @@ async def test_a_failure_that_is_not_written_starts_no_dead_letter(engine: Engin
 
 
 async def test_what_cannot_answer_is_refused_when_it_is_mounted(dsn: str) -> None:
-    async def unfit(**options: Any) -> str:
+    async def unfit(**options: Unpack[JobOptions]) -> str:
         jobs: JobTypes[Connection] = JobTypes()
 
         @jobs.job_type(**options)
@@ -458,13 +495,14 @@ async def test_what_cannot_answer_is_refused_when_it_is_mounted(dsn: str) -> Non
             await Engine(dsn, jobs).open()
         return str(refused.value)
 
-    strange: JobType[Number, Number] = JobType[Number, Number]("strange")
+    strange: Any = JobType[Number, Number]("strange")
+    word: Any = "strange"
     with pytest.raises(DeclarationError, match="on_failed=3: a function is needed"):
         JobType[Number, Number]("x", on_failed=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    assert "a job type is needed" in await unfit(dead_letter="strange")
+    assert "a job type is needed" in await unfit(dead_letter=word)
     assert "mount its registry" in await unfit(dead_letter=strange)
 
     jobs: JobTypes[Connection] = JobTypes()
-    jobs.add(strange, JobType[Number, Number]("y", dead_letter=strange))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    jobs.add(strange, JobType[Number, Number]("y", dead_letter=strange))
     with pytest.raises(DeclarationError, match="its input is Number"):
         await Engine(dsn, jobs).open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,8 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
 from pydantic import BaseModel
 from sqlalchemy import Engine as SyncAlchemy
 from sqlalchemy import create_engine, text
@@ -57,25 +58,26 @@ Joined = Callable[[str], AbstractAsyncContextManager[Any]]
 
 
 @asynccontextmanager
-async def psycopg_async(dsn: str) -> AsyncIterator[Any]:
+async def psycopg_async(dsn: str) -> AsyncGenerator[Any]:
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         yield connection
 
 
 @asynccontextmanager
-async def psycopg_sync(dsn: str) -> AsyncIterator[Any]:
+async def psycopg_sync(dsn: str) -> AsyncGenerator[Any]:
     with psycopg.connect(dsn) as connection:
         yield connection
 
 
 @asynccontextmanager
-async def psycopg_sync_autocommit(dsn: str) -> AsyncIterator[Any]:
-    with psycopg.connect(dsn, autocommit=True, row_factory=psycopg.rows.dict_row) as connection, connection.transaction():
+async def psycopg_sync_autocommit(dsn: str) -> AsyncGenerator[Any]:
+    rows: Any = dict_row
+    with psycopg.connect(dsn, autocommit=True, row_factory=rows) as connection, connection.transaction():
         yield connection
 
 
 @asynccontextmanager
-async def asyncpg_plain(dsn: str) -> AsyncIterator[Any]:
+async def asyncpg_plain(dsn: str) -> AsyncGenerator[Any]:
     connection = await asyncpg.connect(asyncpg_dsn(dsn))
     try:
         async with connection.transaction():
@@ -85,9 +87,12 @@ async def asyncpg_plain(dsn: str) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def asyncpg_pool_with_codec(dsn: str) -> AsyncIterator[Any]:
+async def asyncpg_pool_with_codec(dsn: str) -> AsyncGenerator[Any]:
+    def encode(value: object) -> str:
+        return f'"{value!r}"'
+
     async def prepare(connection: Any) -> None:
-        await connection.set_type_codec("jsonb", encoder=lambda value: f'"{value!r}"', decoder=len, schema="pg_catalog")
+        await connection.set_type_codec("jsonb", encoder=encode, decoder=len, schema="pg_catalog")
 
     async with asyncpg.create_pool(asyncpg_dsn(dsn), min_size=1, init=prepare) as pool, pool.acquire() as connection:
         async with connection.transaction():
@@ -95,7 +100,7 @@ async def asyncpg_pool_with_codec(dsn: str) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def async_engine(dsn: str, driver: str = "psycopg", **options: Any) -> AsyncIterator[AsyncEngine]:
+async def async_engine(dsn: str, driver: str = "psycopg", **options: Any) -> AsyncGenerator[AsyncEngine]:
     engine = create_async_engine(url_of(dsn, driver), **options)
     try:
         yield engine
@@ -104,7 +109,7 @@ async def async_engine(dsn: str, driver: str = "psycopg", **options: Any) -> Asy
 
 
 @contextmanager
-def sync_engine(dsn: str, driver: str = "psycopg", **options: Any) -> Iterator[SyncAlchemy]:
+def sync_engine(dsn: str, driver: str = "psycopg", **options: Any) -> Generator[SyncAlchemy]:
     engine = create_engine(url_of(dsn, driver), **options)
     try:
         yield engine
@@ -114,7 +119,7 @@ def sync_engine(dsn: str, driver: str = "psycopg", **options: Any) -> Iterator[S
 
 def async_session(driver: str) -> Joined:
     @asynccontextmanager
-    async def opened(dsn: str) -> AsyncIterator[Any]:
+    async def opened(dsn: str) -> AsyncGenerator[Any]:
         async with async_engine(dsn, driver) as engine, AsyncSession(engine) as session, session.begin():
             yield session
 
@@ -122,14 +127,14 @@ def async_session(driver: str) -> Joined:
 
 
 @asynccontextmanager
-async def async_session_that_begins_by_itself(dsn: str) -> AsyncIterator[Any]:
+async def async_session_that_begins_by_itself(dsn: str) -> AsyncGenerator[Any]:
     async with async_engine(dsn, "asyncpg") as engine, AsyncSession(engine) as session:
         yield session
         await session.commit()
 
 
 @asynccontextmanager
-async def async_scoped(dsn: str) -> AsyncIterator[Any]:
+async def async_scoped(dsn: str) -> AsyncGenerator[Any]:
     async with async_engine(dsn) as engine:
         session: Any = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
         async with session.begin():
@@ -139,7 +144,7 @@ async def async_scoped(dsn: str) -> AsyncIterator[Any]:
 
 def async_connection(driver: str) -> Joined:
     @asynccontextmanager
-    async def opened(dsn: str) -> AsyncIterator[Any]:
+    async def opened(dsn: str) -> AsyncGenerator[Any]:
         async with async_engine(dsn, driver) as engine, engine.connect() as connection:
             yield connection  # nothing has begun yet
             await connection.commit()
@@ -149,7 +154,7 @@ def async_connection(driver: str) -> Joined:
 
 def sync_session(driver: str) -> Joined:
     @asynccontextmanager
-    async def opened(dsn: str) -> AsyncIterator[Any]:
+    async def opened(dsn: str) -> AsyncGenerator[Any]:
         with sync_engine(dsn, driver) as engine, Session(engine) as session, session.begin():
             yield session
 
@@ -157,7 +162,7 @@ def sync_session(driver: str) -> Joined:
 
 
 @asynccontextmanager
-async def sync_scoped(dsn: str) -> AsyncIterator[Any]:
+async def sync_scoped(dsn: str) -> AsyncGenerator[Any]:
     with sync_engine(dsn) as engine:
         session: Any = scoped_session(sessionmaker(engine))
         with session.begin():
@@ -167,7 +172,7 @@ async def sync_scoped(dsn: str) -> AsyncIterator[Any]:
 
 def sync_connection(driver: str) -> Joined:
     @asynccontextmanager
-    async def opened(dsn: str) -> AsyncIterator[Any]:
+    async def opened(dsn: str) -> AsyncGenerator[Any]:
         with sync_engine(dsn, driver) as engine, engine.connect() as connection:
             yield connection
             connection.commit()
@@ -176,7 +181,7 @@ def sync_connection(driver: str) -> Joined:
 
 
 @asynccontextmanager
-async def psycopg2_plain(dsn: str) -> AsyncIterator[Any]:
+async def psycopg2_plain(dsn: str) -> AsyncGenerator[Any]:
     connection = psycopg2.connect(libpq(dsn))
     try:
         with connection:
@@ -187,9 +192,7 @@ async def psycopg2_plain(dsn: str) -> AsyncIterator[Any]:
 
 def libpq(dsn: str) -> str:
     known = conninfo_to_dict(dsn)
-    return psycopg.conninfo.make_conninfo(
-        "", **{name: value for name, value in known.items() if name in ("host", "port", "user", "dbname")}
-    )
+    return make_conninfo("", **{name: value for name, value in known.items() if name in ("host", "port", "user", "dbname")})
 
 
 def asyncpg_dsn(dsn: str) -> str:
@@ -240,10 +243,13 @@ class Undo(Exception):
 
 @each_kind
 async def test_nothing_was_started_when_the_transaction_is_rolled_back(engine: Engine, dsn: str, kind: str) -> None:
-    with pytest.raises(Undo):
+    async def start_and_undo() -> None:
         async with KINDS[kind](dsn) as transaction:
             await engine.start_sequence(Greet, Note(text="never"), tx=join(transaction))
             raise Undo
+
+    with pytest.raises(Undo):
+        await start_and_undo()
     assert await texts(engine) == []
 
 
@@ -355,7 +361,7 @@ async def test_a_connection_without_a_transaction_is_refused(engine: Engine, dsn
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 async def test_sqlalchemy_in_autocommit_is_refused(engine: Engine, dsn: str, driver: str) -> None:
     async with async_engine(dsn, driver, isolation_level="AUTOCOMMIT") as alchemy, AsyncSession(alchemy) as session:
-        with pytest.raises(UsageError, match="autocommit|no open transaction"):
+        with pytest.raises(UsageError, match=r"autocommit|no open transaction"):
             await engine.start_sequence(Greet, Note(text="never"), tx=join(session))
     assert await texts(engine) == []
 
@@ -363,7 +369,7 @@ async def test_sqlalchemy_in_autocommit_is_refused(engine: Engine, dsn: str, dri
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 async def test_sync_sqlalchemy_in_autocommit_is_refused(engine: Engine, dsn: str, driver: str) -> None:
     with sync_engine(dsn, driver, isolation_level="AUTOCOMMIT") as alchemy, Session(alchemy) as session:
-        with pytest.raises(UsageError, match="autocommit|no open transaction"):
+        with pytest.raises(UsageError, match=r"autocommit|no open transaction"):
             await engine.start_sequence(Greet, Note(text="never"), tx=join(session))
     assert await texts(engine) == []
 

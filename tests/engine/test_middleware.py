@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -45,7 +45,7 @@ class Noting(Middleware):
         self.name = name
 
     @asynccontextmanager
-    async def _note(self, what: str) -> AsyncIterator[None]:
+    async def _note(self, what: str) -> AsyncGenerator[None]:
         log.append(f"+{self.name} {what}")
         try:
             yield
@@ -56,17 +56,17 @@ class Noting(Middleware):
             log.append(f"-{self.name} {what}")
 
     @asynccontextmanager
-    async def around_attempt(self, job: Job[Any, Any]) -> AsyncIterator[None]:
+    async def around_attempt(self, job: Job[Any, Any]) -> AsyncGenerator[None]:
         async with self._note("attempt"):
             yield
 
     @asynccontextmanager
-    async def prepare(self, job: Job[Any, Any], tx: Connection) -> AsyncIterator[None]:
+    async def prepare(self, job: Job[Any, Any], tx: Connection) -> AsyncGenerator[None]:
         async with self._note("prepare"):
             yield
 
     @asynccontextmanager
-    async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncIterator[None]:
+    async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncGenerator[None]:
         async with self._note("finalize"):
             yield
 
@@ -131,12 +131,14 @@ async def test_atomic_is_prepare_and_finalize(engine: Engine) -> None:
     assert log == ["+m attempt", "+m prepare", "+m finalize", "atomic", "-m finalize", "-m prepare", "-m attempt"]
 
 
-async def test_it_writes_in_the_handlers_own_transaction_and_is_rolled_back_with_it(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
+async def test_it_writes_in_the_handlers_own_transaction_and_is_rolled_back_with_it(
+    engine: Engine, db: psycopg.AsyncConnection[Any]
+) -> None:
     await db.execute("create table audit (type text, n int)")
 
     class Audit(Middleware):
         @asynccontextmanager
-        async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncIterator[None]:
+        async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncGenerator[None]:
             yield
             await tx.execute("insert into audit values (%s, %s)", [job.type, job.input.n])
 
@@ -166,7 +168,7 @@ async def test_an_error_in_a_phase_rolls_it_back_and_reaches_the_handler(engine:
 
     class Veto(Middleware):
         @asynccontextmanager
-        async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncIterator[None]:
+        async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncGenerator[None]:
             yield
             raise Broken("not like this")
 
@@ -191,7 +193,7 @@ async def test_an_exception_that_it_holds_back_in_a_phase_still_rolls_it_back(en
 
     class Quiet(Middleware):
         @asynccontextmanager
-        async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncIterator[None]:
+        async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncGenerator[None]:
             try:
                 yield
             except Broken:
@@ -214,7 +216,7 @@ async def test_an_exception_that_it_holds_back_in_a_phase_still_rolls_it_back(en
 async def test_around_an_attempt_it_may_put_another_exception_in_the_place_of_one_but_hold_none_back(engine: Engine) -> None:
     class Translates(Middleware[Any]):
         @asynccontextmanager
-        async def around_attempt(self, job: Job[Any, Any]) -> AsyncIterator[None]:
+        async def around_attempt(self, job: Job[Any, Any]) -> AsyncGenerator[None]:
             try:
                 yield
             except KeyError as error:
@@ -245,7 +247,7 @@ async def test_what_it_raises_after_a_success_fails_the_attempt_unless_that_has_
 ) -> None:
     class FailsLate(Middleware[Any]):
         @asynccontextmanager
-        async def around_attempt(self, job: Job[Any, Any]) -> AsyncIterator[None]:
+        async def around_attempt(self, job: Job[Any, Any]) -> AsyncGenerator[None]:
             yield
             raise Broken("late")
 
@@ -283,7 +285,7 @@ async def test_what_it_sets_in_the_context_is_there_in_handlers_of_both_kinds_an
 
     class Tenant(Middleware[Any]):
         @asynccontextmanager
-        async def around_attempt(self, job: Job[Any, Any]) -> AsyncIterator[None]:
+        async def around_attempt(self, job: Job[Any, Any]) -> AsyncGenerator[None]:
             before = tenant.set(f"tenant {job.input.n}")
             job.state["tenant"] = job.input.n
             yield
@@ -296,7 +298,7 @@ async def test_what_it_sets_in_the_context_is_there_in_handlers_of_both_kinds_an
         log.append(f"{name}, {tenant.get()}, {job.state}")
 
     @engine.job_type("threaded")
-    def threaded(job: SyncJob[In], name: str = Depends(lambda: tenant.get())) -> None:
+    def threaded(job: SyncJob[In], name: str = Depends(tenant.get)) -> None:
         log.append(f"{name}, {tenant.get()}, {job.state}")
 
     await engine.start_sequences([asynchronous(In(n=1)), threaded(In(n=2))])

@@ -148,6 +148,6 @@ async def test_wrong_times_are_named(engine: Engine) -> None:
     with pytest.raises(UsageError, match="both given"):
         await engine.reschedule([uuid4()], delay=1, at=datetime.now(UTC))
     with pytest.raises(UsageError, match="aware"):
-        await engine.reschedule([uuid4()], at=datetime(2030, 1, 1))  # noqa: DTZ001
+        await engine.reschedule([uuid4()], at=datetime(2030, 1, 1))
     with pytest.raises(UsageError, match="not negative"):
         await engine.reschedule([uuid4()], delay=-1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,10 @@ async def test_it_leaves_nothing_behind(engine: Engine, db: Connection) -> None:
     for _ in range(3):
         await engine.run_once()
     assert await (await db.execute("select count(*) from queuert.worker")).fetchone() == (0,)
-    held = "select count(*) from pg_locks l join pg_database d on d.oid = l.database where l.locktype = 'advisory' and d.datname = current_database()"
+    held = (
+        "select count(*) from pg_locks l join pg_database d on d.oid = l.database "
+        "where l.locktype = 'advisory' and d.datname = current_database()"
+    )
     assert await (await db.execute(held)).fetchone() == (0,)
     assert engine._workers == []
     assert engine.database.health._callbacks == []
@@ -175,15 +180,15 @@ def pooler(dsn: str, tmp_path: Path) -> Iterator[str]:
     (tmp_path / "users").write_text(f'"{to.get("user", "postgres")}" "{to.get("password") or ""}"\n')
     (tmp_path / "ini").write_text(
         f"[databases]\ntest = {where} user={to.get('user', 'postgres')}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {tmp_path / 'users'}\n"
-        "pool_mode = transaction\ndefault_pool_size = 2\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = any\nauth_file = {tmp_path / 'users'}\npool_mode = transaction\ndefault_pool_size = 2\n"
     )
     for path in (tmp_path, *tmp_path.parents):
-        if path.owner() == "root" and path != Path("/") and path != Path("/tmp"):
-            path.chmod(path.stat().st_mode | 0o055)
-    for file in tmp_path.iterdir():
-        file.chmod(0o644)
-    as_user = ["-u", "nobody"] if subprocess.run(["id", "-u"], capture_output=True, text=True).stdout.strip() == "0" else []
+        if os.geteuid() == 0 and path not in (Path("/"), Path(tempfile.gettempdir())):
+            path.chmod(path.stat().st_mode | 0o055)  # it does not run as root, but must read its settings
+    host = Path(str(to.get("host") or "/"))
+    user = host.owner() if host.is_dir() and host.owner() != "root" else "nobody"  # an embedded server's socket is for its user only
+    as_user = ["-u", user] if os.geteuid() == 0 else []
     process = subprocess.Popen([program, "-q", *as_user, str(tmp_path / "ini")], stderr=subprocess.PIPE)
     try:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from datetime import date
@@ -72,7 +73,7 @@ async def app(dsn: str) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-async def engine(app: AsyncEngine) -> AsyncIterator[Engine[AsyncSession]]:  # type: ignore[override]
+async def engine(app: AsyncEngine) -> AsyncIterator[Engine[AsyncSession]]:
     engine = Engine(SqlAlchemy(app))
     yield engine
     await engine.close()
@@ -170,10 +171,8 @@ async def test_the_session_can_neither_commit_nor_roll_back(engine: Engine[Async
     async def hides_it(job: Job[Name, AsyncSession]) -> None:
         async with job.finalize() as session:
             session.add(Author(name="hidden"))
-            try:
+            with contextlib.suppress(PhaseError):
                 await session.commit()
-            except PhaseError:
-                pass
 
     @engine.job_type(max_attempts=1)
     async def rolls_back(job: Job[Name, AsyncSession]) -> None:
@@ -207,10 +206,8 @@ async def test_a_statement_that_failed_and_was_caught_fails_the_attempt_unless_i
     async def caught(job: Job[Name, AsyncSession]) -> None:
         async with job.finalize() as session:
             session.add(Author(name="Ann"))
-            try:
+            with contextlib.suppress(IntegrityError):
                 await session.flush()
-            except IntegrityError:
-                pass
 
     @engine.job_type(max_attempts=1)
     async def nested(job: Job[Name, AsyncSession]) -> None:
@@ -347,11 +344,13 @@ async def test_the_json_functions_and_the_sessions_class_of_the_application_are_
     class Own(AsyncSession):
         """The application's own class of sessions."""
 
-    own = create_async_engine(
-        url_of(dsn),
-        json_serializer=lambda value: json.dumps(value, default=str),
-        json_deserializer=lambda text: json.loads(text, parse_float=Decimal),
-    )
+    def dumps(value: object) -> str:
+        return json.dumps(value, default=str)
+
+    def loads(text: str) -> Any:
+        return json.loads(text, parse_float=Decimal)
+
+    own = create_async_engine(url_of(dsn), json_serializer=dumps, json_deserializer=loads)
     engine = Engine(SqlAlchemy(own, sessions=async_sessionmaker(class_=Own)))
     seen: list[Any] = []
 

@@ -27,6 +27,7 @@ from queuert_py.errors import (
     SequenceFailedError,
     UsageError,
 )
+from queuert_py.values import ContinueOptions
 
 
 class Number(BaseModel):
@@ -147,7 +148,7 @@ VALUES: list[tuple[Callable[[], Any], object]] = [
     (partial(models), None),
     (lambda: 3, None),
     (lambda: Number(n=1), Number),
-    (lambda: later(), set[date]),
+    (lambda: later(), set[date]),  # noqa: PLW0108 - it has no annotation
 ]
 
 
@@ -177,7 +178,7 @@ async def test_a_value_comes_back_as_it_was(engine: Engine, fn: Callable[[], Any
         (lambda: {1: "a"}, "would not come back"),
         (lambda: float("nan"), "nan cannot be stored"),
         (lambda: "a\x00b", "NUL"),
-        (lambda: object(), "cannot be written"),
+        (object, "cannot be written"),
         (lambda: "x" * 2_000_000, "bytes of JSON"),
     ],
 )
@@ -320,7 +321,8 @@ async def test_a_step_of_an_attempt_that_has_lost_its_job_is_not_kept(engine: En
 
     async with engine.worker():
         await engine.start_sequence(slow, Number(n=1))
-        assert "lease_lost" in str(await raised)
+        async with asyncio.timeout(10):
+            assert "lease_lost" in str(await raised)
     row = await (await db.execute("select memo from queuert.live_job")).fetchone()
     assert row == (None,)
 
@@ -388,8 +390,8 @@ async def test_only_a_failed_job_keeps_its_memo(engine: Engine, db: psycopg.Asyn
     assert found == [("completed", False), ("continued", False), ("failed", True)]
 
 
-@pytest.mark.parametrize("handed_off", [True, False])
-async def test_the_next_job_of_a_sequence_has_steps_of_its_own(engine: Engine, handed_off: bool) -> None:
+@pytest.mark.parametrize("how", [{}, {"delay": 0.01}], ids=["handed off", "claimed again"])
+async def test_the_next_job_of_a_sequence_has_steps_of_its_own(engine: Engine, how: ContinueOptions) -> None:
     ran: list[int] = []
 
     @engine.job_type
@@ -397,7 +399,7 @@ async def test_the_next_job_of_a_sequence_has_steps_of_its_own(engine: Engine, h
         await job.step("note", lambda: ran.append(job.input.n))
         if job.input.n == 3:
             return job.input
-        return continue_with(count, Number(n=job.input.n + 1), **({} if handed_off else {"delay": 0.01}))
+        return continue_with(count, Number(n=job.input.n + 1), **how)
 
     async with engine.worker():
         await (await engine.start_sequence(count, Number(n=1))).result(timeout=10)

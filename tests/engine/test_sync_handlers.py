@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -269,10 +270,8 @@ async def test_a_statement_that_failed_and_was_caught_fails_the_attempt(engine: 
     def work(job: SyncJob[In]) -> Out:
         with job.finalize() as tx:
             write(tx, "lost")
-            try:
+            with contextlib.suppress(psycopg.errors.DivisionByZero):
                 tx.execute("select 1 / 0")
-            except psycopg.errors.DivisionByZero:
-                pass
             return Out()
 
     record = await ended(engine, work)
@@ -380,7 +379,8 @@ async def test_a_thread_that_looks_at_aborted_ends_with_its_timeout_and_its_valu
 
 
 async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_can_write_nothing_more(engine: Engine, effects: Any) -> None:
-    go_on, met = threading.Event(), []
+    go_on = threading.Event()
+    met: list[Any] = []
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -414,7 +414,8 @@ async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_can_write_no
 
 
 async def test_a_thread_left_behind_can_open_no_phase_and_does_not_hold_the_engine(engine: Engine, effects: Any) -> None:
-    go_on, met = threading.Event(), []
+    go_on = threading.Event()
+    met: list[Any] = []
     over = threading.Event()
 
     @engine.job_type(timeout=0.1, max_attempts=1)
@@ -439,7 +440,8 @@ async def test_a_thread_left_behind_can_open_no_phase_and_does_not_hold_the_engi
 
 
 async def test_a_cancelled_job_reaches_the_thread_as_a_flag_and_leaves_nothing(engine: Engine, effects: Any) -> None:
-    started, reasons = asyncio.Event(), []
+    started = asyncio.Event()
+    reasons: list[str | None] = []
     loop = asyncio.get_running_loop()
 
     @engine.job_type

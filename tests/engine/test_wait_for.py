@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -244,11 +245,11 @@ async def test_how_waiting_is_refused(engine: Engine) -> None:
 
     @engine.job_type
     async def wrong(job: Job[Number]) -> Number:
-        unknown = engine.sequence(echo, uuid7_of(uuid7()))
+        unknown = engine.sequence(echo, UUID(uuid7()))
         with pytest.raises(SequenceNotFoundError, match=str(unknown.id)):
             await job.wait_for([unknown])
         with pytest.raises(UsageError, match="takes started sequences"):
-            await job.wait_for(["x"])  # type: ignore[list-item]
+            await job.wait_for(["x"])  # type: ignore[arg-type]
         with pytest.raises(PhaseError, match="cannot be part of a phase"):
             async with job.prepare():
                 await job.wait_for([unknown])
@@ -274,9 +275,3 @@ async def test_a_job_that_waits_has_begun(engine: Engine, db: psycopg.AsyncConne
     assert row == (None, 0, 1)
     async with engine.worker(poll_interval=60):
         assert (await sequence.result(timeout=10)).sum == 1
-
-
-def uuid7_of(text: str) -> Any:
-    from uuid import UUID
-
-    return UUID(text)

@@ -137,6 +137,19 @@ async def slow_noop(job: Job[Work]) -> Done:
     return Done()
 
 
+@jobs.job_type(backoff=0)
+async def travel(job: Job[Work]) -> Done:
+    """What is kept across attempts: a step, a sleep, an event, another step."""
+    await job.step("pack", lambda: note(job, "packed"))
+    await at("before", job)
+    await job.sleep(0.1)
+    place = await job.wait_for_event("place", type=str)
+    await at("inside", job)
+    await job.step("arrive", lambda: note(job, "arrived"))
+    await at("after", job)
+    return Done(tag=place)
+
+
 class Gather(BaseModel):
     pieces: Sequence[Blocker[Done]]
 

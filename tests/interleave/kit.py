@@ -47,8 +47,12 @@ begin
     end if;
     return new;
 end $$;
+alter table queuert.live_job set (autovacuum_enabled = off);
+alter table queuert.finished_job set (autovacuum_enabled = off);
+alter table queuert.job_blocker set (autovacuum_enabled = off);
 create or replace trigger check_epoch before update on queuert.live_job for each row execute function interleave.check_epoch();
 """
+_GATE = {verb: f"select pg_advisory_{verb}(%s, pid) from unnest(%s::int[]) pid".encode() for verb in ("lock", "unlock")}
 _BLOCKING = "select pid, pg_blocking_pids(pid) from unnest(%s::int[]) pid"
 
 Kind = Literal["read", "snap", "write", "commit"]
@@ -62,7 +66,7 @@ class Choice(NamedTuple):
     held: bool
 
 
-class Stuck(Exception):  # noqa: N818 - a finding
+class Stuck(Exception):
     """Nobody can go on, or a statement neither ends nor waits."""
 
 
@@ -113,6 +117,8 @@ class Actor:
         """Does the statement that is next call the gate?"""
         self.seen = 0
         """How many commits there had been when it stopped."""
+        self.looked = -1
+        """How many there had been when it last looked again, for want of anybody else."""
         self.outcome: Any = None
         self.error: BaseException | None = None
         self._go = asyncio.Event()
@@ -235,16 +241,22 @@ class Lab:
         self.actors: list[Actor] = []
         self.trace: list[str] = []
         self.schedules = 0
+        self.strayed = 0
+        """How often the same choices led elsewhere."""
+        self._held: list[Actor] = []
 
     async def __aenter__(self) -> Lab:
         self.monitor = await self._database.connect("monitor")
         await self.monitor.execute(_SET_UP.encode(), prepare=False)
-        for _ in range(6):
-            connection = await self._database.connect("actor")
-            await connection.execute(b"set deadlock_timeout = '20ms'")
-            await connection.execute(b"set synchronous_commit = off")
-            self._connections.append(connection)
+        await self.monitor.execute(b"set synchronous_commit = off")
+        self._connections += [await self._connect() for _ in range(6)]
         return self
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        connection = await self._database.connect("actor")
+        await connection.execute(b"set deadlock_timeout = '20ms'")
+        await connection.execute(b"set synchronous_commit = off")
+        return connection
 
     async def __aexit__(self, *_: object) -> None:
         for connection in [*self._connections, self.monitor]:
@@ -253,6 +265,10 @@ class Lab:
     def learn(self, store: Store) -> None:
         """The names of its statements, for traces."""
         self._names.update({text: name for name, text in store._sql.items()})
+
+    async def vacuum(self) -> None:
+        """Clear away what earlier schedules have left."""
+        await self.monitor.execute(b"vacuum queuert.live_job, queuert.finished_job, queuert.job_blocker, queuert.attempt_log")
 
     def name_of(self, call: Call[Any]) -> str:
         return self._names.get(call.sql, call.sql.decode()[:40])
@@ -264,7 +280,7 @@ class Lab:
 
         holds: how many statements may be held. False: the schedule repeats one that was run. Raises Stuck.
         """
-        self.commits, self.trace = 0, []
+        self.commits, self.trace, self._held = 0, [], []
         self.schedules += 1
         self.actors = [
             Actor(self, number, name, *self._connections[2 * number : 2 * number + 2]) for number, name in enumerate(operations)
@@ -292,12 +308,15 @@ class Lab:
         asleep: frozenset[Choice] = frozenset()
         while True:
             await self._settle()
+            for actor in [each for each in self._held if each.state in ("ready", "parked", "done")]:  # it met no row, and no gate
+                await self._gate("unlock", actor)
             options = self._options(holds - held)
             if not options:
                 return new
             if depth < len(path):
-                if path[depth].options != options:
-                    raise Stuck(f"the same choices led elsewhere: {dict(path[depth].options)} is now {options}")
+                if path[depth].options != options:  # another plan, after a vacuum, may look at nothing where the last one met the gate
+                    self.strayed += 1
+                    path[depth:] = [Node(options, frozenset(), next(iter(options)))]
             elif new:
                 awake = [choice for choice in options if choice not in asleep]
                 if awake:
@@ -339,9 +358,9 @@ class Lab:
             await self._gate("lock", actor)
         actor.go()
 
-    async def _gate(self, verb: str, actor: Actor) -> None:
-        pids = [actor._main.info.backend_pid, actor._aside.info.backend_pid]
-        await self.monitor.execute(f"select pg_advisory_{verb}(%s, pid) from unnest(%s::int[]) pid", (GATES, pids))
+    async def _gate(self, verb: Literal["lock", "unlock"], actor: Actor) -> None:
+        await self.monitor.execute(_GATE[verb], (GATES, list(self._pids(actor))))
+        self._held = [each for each in self._held if each is not actor] + ([actor] if verb == "lock" else [])
 
     # --- waiting until every statement has ended or is blocked
 
@@ -374,8 +393,9 @@ class Lab:
         """When nobody else can go on, those that wait for a change look again, once."""
         if any(actor.state in ("ready", "gated") for actor in self.actors):
             return False
-        parked = [actor for actor in self.actors if actor.state == "parked" and actor.seen >= 0]
+        parked = [actor for actor in self.actors if actor.state == "parked" and actor.looked != self.commits]
         for actor in parked:
+            actor.looked = self.commits
             self._rouse(actor)
         return bool(parked)
 
@@ -411,13 +431,12 @@ class Lab:
     async def _abandon(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """After a schedule that hangs: new connections."""
         pids = [pid for actor in self.actors for pid in self._pids(actor)]
-        await self.monitor.execute(b"select pg_advisory_unlock_all(), (select array_agg(pg_terminate_backend(p)) from unnest(%s::int[]) p)", (pids,))
+        await self.monitor.execute(b"select pg_advisory_unlock_all()")
+        await self.monitor.execute(b"select pg_terminate_backend(pid) from unnest(%s::int[]) pid", (pids,))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for number, connection in enumerate(self._connections):
-            if connection.info.backend_pid in pids:
-                with contextlib.suppress(psycopg.Error):
-                    await connection.close()
-                self._connections[number] = await self._database.connect("actor")
-                await self._connections[number].execute(b"set deadlock_timeout = '20ms'")
+        for number in range(len(pids)):
+            with contextlib.suppress(psycopg.Error):
+                await self._connections[number].close()
+            self._connections[number] = await self._connect()

@@ -111,6 +111,9 @@ async def finish(actor: Actor, world: World) -> Outcome:
     return await _written(actor, world, [(job, DONE)])
 
 
+OPERATIONS["finish late"] = finish
+
+
 @operation("finish watched")
 async def finish_watched(actor: Actor, world: World) -> Outcome:
     return await _written(actor, world, [(world.job("B"), DONE)])
@@ -241,11 +244,18 @@ async def start_key_replace(actor: Actor, world: World) -> Outcome:
     return await _started(actor, world, [start(_new(actor), key="k", dedup=Dedup("k", on_match="replace"), blockers="C")])
 
 
-@operation("start keys")
-async def start_keys(actor: Actor, world: World) -> Outcome:
-    """Both keys in one batch, in another order each time."""
-    first, second = [("K", "k"), ("L", "m")] if actor.number == 0 else [("T", "m"), ("U", "k")]
-    return await _started(actor, world, [start(first[0], key=first[1]), start(second[0], key=second[1])])
+def _starting_keys(keys: str) -> Make:
+    async def run(actor: Actor, world: World) -> Outcome:
+        """In the order of the keys, or (the second of a pair) the other way round."""
+        letters = ("JKL", "MTU", "XYZ")[actor.number]
+        starts = [start(letter, key=key) for letter, key in zip(letters, keys, strict=False)]
+        return await _started(actor, world, starts if actor.number == 0 else starts[::-1])
+
+    return run
+
+
+OPERATIONS["start keys"] = _starting_keys("km")
+OPERATIONS["start keys, one free"] = _starting_keys("kn")
 
 
 # --- control

@@ -134,8 +134,8 @@ def nobody_waits_in_a_ring(before: State, after: State, outcomes: Sequence[Outco
     for row, edge in _waiting(after):
         if not edge["counted"] and row["doom"] is None and _ending(after, edge["blocker_id"]) is None:
             waits.setdefault(row["sequence_id"], set()).add(edge["blocker_id"])
-    for id in waits:
-        reached, wave = set[str](), set(waits[id])
+    for id, first in waits.items():
+        reached, wave = set[str](), set(first)
         while wave:
             reached |= wave
             wave = {further for each in wave for further in waits.get(each, ())} - reached

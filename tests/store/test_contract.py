@@ -60,16 +60,24 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
             "correlation_id text, tags text, doom text, extract float8, memo text, backoff float8"
         ),
     ),
+    "claim_started": (
+        "rows jsonb, types text[], worker text, token uuid, lease interval, suspect int",
+        (
+            "lane int2, sequence_id text, position int4, epoch int8, type text, input text, attempt int4, crash_count "
+            "int4, begun bool, watched bool, blocker_count int4, queue text, priority int2, run_at timestamptz, "
+            "?column? bool, max_attempts int4, timeout interval, case text, nullif text, origin_id text, "
+            "correlation_id text, tags text, doom text, extract float8, memo text, backoff float8"
+        ),
+    ),
+    "list_due": ("rows jsonb", "extract float8"),
+    "count_ready": ("lanes smallint[], queues text[], types text[], most int", "count int4"),
     "list_ready": ("queues jsonb", "lane int2, queue text, priority int2, due float8"),
     "release_claim": ("lanes smallint[], worker text, token uuid", "sequence_id uuid"),
     "finish_jobs": ("rows jsonb", "sequence_id text"),
     "end_jobs": ("rows jsonb", "sequence_id text, watched bool"),
     "unblock_jobs": ("rows jsonb", "lane int2, queue text, priority int2, type text, ?column? bool"),
     "finish_steps": ("rows jsonb", ""),
-    "advance_jobs": (
-        "lease interval, rows jsonb",
-        "sequence_id text, begun bool, watched bool, queue text, priority int2, extract float8, memo text",
-    ),
+    "advance_jobs": ("lease interval, rows jsonb", "sequence_id text, begun bool, watched bool, queue text, priority int2, extract float8"),
     "delay_jobs": ("rows jsonb", "sequence_id text, lane int2, queue text, priority int2, type text, extract float8"),
     "suspend_jobs": ("rows jsonb", "sequence_id text, lane int2, queue text, priority int2, type text, extract float8"),
     "save_memo": ("section text, name text, value jsonb, lane smallint, sequence_id uuid, epoch int", "?column? bool"),
@@ -323,6 +331,7 @@ def test_a_statement_is_short_enough_for_psycopg_to_remember(name: str) -> None:
     ("name", "fields"),
     [
         ("claim_jobs", LiveJob._fields),
+        ("claim_started", LiveJob._fields),
         ("list_jobs", tuple(JobRecord.__dataclass_fields__)[:-1]),
         ("find_jobs", tuple(JobRecord.__dataclass_fields__)[:-1]),
         ("read_job", tuple(JobRecord.__dataclass_fields__)[:-1]),
@@ -353,3 +362,8 @@ def loosened(types: str) -> str:
 def type_name(connection: AsyncConnection[Any], oid: int) -> str:
     known = connection.adapters.types.get(oid)
     return known.name if known is not None else str(oid)
+
+
+def test_both_ways_to_claim_return_the_same() -> None:
+    found = statements("s")
+    assert found["claim_started"].partition(b"returning ")[2] == found["claim_jobs"].partition(b"returning ")[2]

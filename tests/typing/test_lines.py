@@ -13,7 +13,7 @@ from tests.typing.checkers import REPO, Checker, Found, differences, gather, mar
 
 HERE = Path(__file__).parent
 SHARED = REPO.parent / "shared" / "typing"
-PROOFS = ("ok1.py", "ok2.py", "limits.py")
+PROOFS = ("ok1.py", "ok2.py", "ok3.py", "limits.py")
 OWN = sorted(HERE.glob("lines/*.py"))
 SHIM = sorted(HERE.glob("shim/*.py"))
 CHECKERS: Sequence[Checker] = get_args(Checker)

@@ -10,7 +10,7 @@ import pytest
 
 from queuert_py.decisions.judge import Policy, after_error, after_loss, attempts_left
 from queuert_py.decisions.leases import POISON
-from queuert_py.errors import TransactionEscapedError
+from queuert_py.errors import EventTimeoutError, InvalidEventError, InvalidStepError, NotRepeatableError, TransactionEscapedError
 from queuert_py.values import Delay, Ending, Fail, Retry, Snooze
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
@@ -176,3 +176,16 @@ def test_a_wait_that_cannot_be_stored_is_still_a_wait(value: float | timedelta) 
 def test_a_backoff_function_that_raises_is_no_reason_to_lose_the_attempt() -> None:
     assert isinstance(judged(ValueError(), Policy(backoff=unhelpful)), (Delay, Ending))
     assert isinstance(lost(Policy(backoff=unhelpful), crashes=1), (Delay, Ending))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InvalidStepError("it would not come back"), "validation"),
+        (InvalidEventError("another payload"), "validation"),
+        (NotRepeatableError("other sequences"), "validation"),
+        (EventTimeoutError("not in time"), "timeout"),
+    ],
+)
+def test_what_would_be_so_in_every_attempt_is_not_tried_again(error: Exception, reason: str) -> None:
+    assert judged(error) == Ending("failed", reason=reason, error=ERROR)  # type: ignore[arg-type]

@@ -25,5 +25,4 @@ where l.lane = step.lane and l.sequence_id = step.sequence_id and l.epoch = step
         select from /* schema */finished_job f
         where f.lane = l.lane and f.sequence_id = l.sequence_id and f.position = l.position and f.epoch = step.epoch
     )
-returning l.sequence_id::text, l.begun, l.watched, l.queue, l.priority, extract(epoch from l.run_at - clock_timestamp())::float8,
-    l.memo::text
+returning l.sequence_id::text, l.begun, l.watched, l.queue, l.priority, extract(epoch from l.run_at - clock_timestamp())::float8

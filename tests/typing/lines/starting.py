@@ -102,7 +102,7 @@ async def with_options(tx: AsyncConnection[Any], at: datetime, id: UUID) -> None
     await engine.start_sequence(shrink, photo, id="0199")  # E
     await engine.start_sequence(shrink, photo, max_attempts="ever")  # E
     await engine.start_sequence(shrink, photo, tags=7)  # E
-    await engine.start_sequence(shrink, photo, backoff=3)  # E
+    await engine.start_sequence(shrink, photo, retries=3)  # E
     await engine.start_sequence(shrink, photo, conn=tx)  # E
 
 

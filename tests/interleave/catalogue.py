@@ -1,0 +1,98 @@
+"""Which operations meet where: every pair of them, on every scene that means something to both, and the triples in which races hide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+from tests.interleave.scenes import SceneName
+
+Program = tuple[SceneName, tuple[str, ...]]
+
+SCENES: dict[str, Sequence[SceneName]] = {
+    "finish": ("lone",),
+    "finish late": ("idle", "failed"),
+    "finish watched": ("lone", "fan"),
+    "finish batch": ("lone", "fan"),
+    "fail": ("lone", "fan"),
+    "give back": ("lone", "fan"),
+    "finalize": ("lone", "fan"),
+    "continue": ("lone", "fan"),
+    "continue with blockers": ("lone", "fan", "failed"),
+    "wait for": ("lone", "fan", "failed"),
+    "wait back": ("lone", "fan"),
+    "start blocked": ("lone", "fan", "idle", "failed"),
+    "start key": ("lone", "failed"),
+    "start key, all": ("lone", "failed"),
+    "start key, replace": ("lone", "idle"),
+    "start keys": ("lone", "failed"),
+    "cancel": ("lone", "fan", "idle", "failed"),
+    "cancel many": ("fan",),
+    "delete": ("lone", "fan", "failed"),
+    "delete many": ("fan", "idle", "failed"),
+    "complete": ("lone", "fan", "idle"),
+    "complete, going on": ("lone", "fan"),
+    "retry": ("lone", "fan", "failed"),
+    "reschedule": ("idle",),
+    "reap": ("lone", "fan"),
+    "reap, burying": ("lone", "fan"),
+    "claim": ("fan", "idle", "failed"),
+}
+"""Where an operation has something to do, or must find that it has not."""
+
+LATE = {"finish late", "start key, replace", "cancel", "delete", "complete", "retry", "reschedule", "claim"}
+"""What an attempt that lost its job long ago is set against: whatever gives the job to somebody else."""
+
+NAMED = (
+    "finish",
+    "finish watched",
+    "start blocked",
+    "wait for",
+    "continue",
+    "continue with blockers",
+    "cancel",
+    "delete",
+    "complete",
+    "reap",
+    "claim",
+    "start key",
+    "start key, all",
+    "retry",
+)
+"""One of each kind: the pairs of these are explored with every run of the tests."""
+
+
+def pairs(names: Sequence[str] = tuple(SCENES)) -> list[Program]:
+    return [
+        (scene, (one, other))
+        for one, other in combinations_with_replacement(names, 2)
+        for scene in SCENES[one]
+        if scene in SCENES[other] and ("finish late" not in (one, other) or {one, other} <= LATE)
+    ]
+
+
+CORE: list[Program] = [
+    ("lone", ("finish", "start blocked")),
+    ("lone", ("finish", "wait for")),
+    ("lone", ("finish", "continue with blockers")),
+    ("lone", ("wait for", "wait back")),
+    ("fan", ("finish watched", "start blocked")),
+    ("fan", ("finish watched", "finish watched C")),
+    ("fan", ("fail", "start blocked")),
+    ("failed", ("retry", "start blocked")),
+    ("fan", ("finish watched", "cancel")),
+    ("fan", ("finish watched", "cancel many")),
+    ("lone", ("delete", "start blocked")),
+]
+"""Where most breaks were found: explored with statements held, too."""
+
+TRIPLES: list[Program] = [
+    ("lone", ("finish watched", "start blocked", "finish watched C")),
+    ("fan", ("finish watched", "start blocked", "finish watched C")),
+    ("fan", ("finish watched", "wait for", "finish watched C")),
+    ("lone", ("start keys", "start keys", "finish batch")),
+    ("lone", ("start keys, one free", "start keys, one free", "finish")),
+    ("failed", ("retry", "start blocked", "cancel many")),
+    ("fan", ("fail", "retry", "start blocked")),
+    ("lone", ("delete", "start key", "start key, all")),
+]
