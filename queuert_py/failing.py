@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import CoreSchema, from_json, to_json
+from pydantic_core import from_json, to_json
 
 from queuert_py import payload
 from queuert_py.control import DeadLetter, Failure
@@ -120,7 +120,7 @@ def _strings(value: Any) -> list[str]:
 class _Schema(GenerateJsonSchema):
     """A schema of any model: what JSON Schema cannot say is left as the name of its kind."""
 
-    def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
         return {"description": error_info}
 
 

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"looking"},
     {"job", "sequence", "job_types", "annotations", "dependencies", "middleware", "memo", "events"},
     {"postgres"},
-    {"starting", "joining", "failing"},
+    {"starting", "joining", "failing", "completing"},
     {"runtime"},
     {"results"},
     {"engine"},
@@ -182,7 +182,9 @@ def test_sql_is_in_files(name: str) -> None:
         return
     found = [text for text in map(written, texts(name)) if begins.fullmatch(text)]
     allowed = {
-        "postgres.migrate": 6,
+        "postgres.migrate": 7,
+        "testing.clock": 4,  # of test databases only
+        "testing.databases": 6,
         "postgres.store": 1,
         "postgres.listener": 1,
         "embedded.keeper": 9,

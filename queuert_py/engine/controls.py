@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from typing_extensions import Unpack
 
 from queuert_py import options
+from queuert_py.completing import Completion
 from queuert_py.control import Cancelled, Cleared, Declined, FailedFilter, Failure, NewInput, OpenJob, Retried
 from queuert_py.engine.core import Core
 from queuert_py.errors import SequenceBusyError, UsageError
@@ -23,11 +23,12 @@ from queuert_py.job import In, Tx, current
 from queuert_py.job_types import InternalJobType
 from queuert_py.joining import ForeignTx, connection_of
 from queuert_py.postgres import blocking, controls
-from queuert_py.postgres.controls import Changes, Held
+from queuert_py.postgres.controls import Changes
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.plans import Plan, carry_out
 from queuert_py.postgres.store import READ_COMMITTED, Store, together
-from queuert_py.values import Continuation, Duration, Ending, LiveJob, Step
+from queuert_py.runtime.telling import changed
+from queuert_py.values import Continuation, Duration
 
 T = TypeVar("T")
 Answer: TypeAlias = BaseModel | Continuation[Any] | Declined | None
@@ -162,7 +163,7 @@ class Controls(Core[Tx]):
         database = await self._db()
         if position is None:
             position = await self._carry(tx, lambda store: controls.look(store, wanted), database)
-        call = _Completion(self, wanted, outcome, job_type, position)
+        call = Completion(self, wanted, outcome, job_type, position)
         if tx is not None:
             connection = self._connection(tx)
             await carry_out(controls.check_isolation(), connection)
@@ -317,59 +318,11 @@ class Controls(Core[Tx]):
             for lane, queue, priority, type_, due in changes.ready:
                 if worker.serves(queue, type_):
                     worker.wake(lane, queue, priority, due)
+        if self._events.wanted:
+            for job, verdict in changes.done:
+                self._events.emit(changed(job, verdict))
         self._waiters.ended(changes.ended)
         self._notifier.send(changes.hints)
-
-
-class _Completion:
-    """One call of `complete_sequence`: what it wants, and what its earlier tries have done."""
-
-    def __init__(self, engine: Controls[Any], id: str, outcome: Any, job_type: InternalJobType[Any, Any] | None, position: int) -> None:
-        self._engine = engine
-        self._id = id
-        self._outcome = outcome
-        self._job_type = job_type
-        self._position = position
-        self._tried: tuple[Held, Changes] | None = None
-
-    async def on(self, database: Database, connection: Any, tx: object) -> Changes | None:
-        """Hold the job, ask, write. None when it was declined."""
-        store = database.store
-        if self._tried is not None and await carry_out(controls.written(store, self._tried[0]), connection):
-            return self._tried[1]
-        held = await carry_out(controls.hold(store, self._id, self._position), connection)
-        known = self._engine.get(held.type)
-        if self._job_type is not None and known is not self._job_type:
-            raise UsageError(f"the current job of sequence {self._id} is a {held.type!r}, not a {self._job_type.name!r}: look at it again.")
-        value = await self._answer(held, known, tx)
-        if isinstance(value, Declined):
-            return None
-        verdict = self._verdict(value, held, known)
-        blockers = verdict.blockers if isinstance(verdict, Step) else ()
-        changes = await blocking.marking(database, lambda: carry_out(controls.complete(store, held, verdict), connection), blockers)
-        self._tried = held, changes
-        return changes
-
-    async def _answer(self, held: Held, known: InternalJobType[Any, Any], tx: object) -> object:
-        if not callable(self._outcome) or isinstance(self._outcome, BaseModel):
-            return self._outcome
-        ids = UUID(held.sequence_id), UUID(held.job_id)
-        job: OpenJob[Any] = OpenJob(
-            *ids, held.type, held.position, held.attempt, held.running, held.created_at, lambda: known.load_input(held.input)
-        )
-        given = [job, tx.transaction if isinstance(tx, ForeignTx) else tx][: _parameters(self._outcome)]
-        value = self._outcome(*given)
-        return await cast("Awaitable[object]", value) if inspect.isawaitable(value) else value
-
-    def _verdict(self, value: object, held: Held, known: InternalJobType[Any, Any]) -> Ending | Step:
-        engine = self._engine
-        if not isinstance(value, Continuation):
-            return Ending("completed", *known.dump_output(value, engine.max_payload))
-        most = known.options.get("max_steps", 10_000)
-        if held.position + 1 >= most:
-            raise UsageError(f"sequence {self._id} has reached max_steps ({most}) of {held.type!r}: complete it with an output.")
-        row: LiveJob = held.job()
-        return engine.step_for(cast("Continuation[Any]", value), row)
 
 
 @asynccontextmanager
@@ -384,12 +337,6 @@ async def _transaction(database: Database, connection: AsyncConnection[Any]) -> 
             f"a sequence has been held for {WAIT.total_seconds():.0f} s by an open transaction of its handler, or a caller's: try again."
         )
         raise SequenceBusyError(message) from error
-
-
-def _parameters(function: Callable[..., object]) -> int:
-    """How many positional arguments it takes, at most the two that there are."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return min(2, sum(each.kind in kinds for each in inspect.signature(function).parameters.values()))
 
 
 def _note(database: Database, changes: Changes) -> Plan[None]:

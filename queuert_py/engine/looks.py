@@ -60,7 +60,7 @@ class Looks(Core[Tx]):
     async def list_jobs(
         self, id: UUID | None = None, /, *, limit: int = 100, after: str | None = None, **filters: Unpack[JobFilters]
     ) -> list[JobRecord]:
-        """The jobs of one sequence, in order ([] when it does not exist); or the jobs of all, newest sequence first, as `list_sequences`."""
+        """The jobs of one sequence, in order ([] if it does not exist); or the jobs of all, newest sequence first, as `list_sequences`."""
         database = await self._db()
         if id is not None:
             return await database.run(database.store.list_jobs(lane_of(id, database.store.lanes), id))
@@ -93,5 +93,5 @@ class Looks(Core[Tx]):
         return page(await database.run(call), size, lambda last: cursor("d", last.id, last.position))
 
     async def why(self, id: UUID, /) -> Why:
-        """What a sequence waits for, or how it ended: a code, a sentence, the facts, and behind a block its causes. SequenceNotFoundError."""
+        """What a sequence waits for, or how it ended: code, sentence, facts, and behind a block its causes. SequenceNotFoundError."""
         return await why(await self._db(), self, id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar, Unpack
 
 from queuert_py.decisions.backoff import seconds
+from queuert_py.engine.callbacks import call_when_done
 from queuert_py.engine.looks import Looks
 from queuert_py.errors import ResultTimeoutError, UsageError
 from queuert_py.job import In, Tx, current
@@ -19,6 +20,7 @@ from queuert_py.joining import ForeignTx, connection_of
 from queuert_py.postgres.listener import hint
 from queuert_py.postgres.starts import Own
 from queuert_py.results import error_of, output_of
+from queuert_py.runtime.waiters import Ended
 from queuert_py.sequence import JobSequence
 from queuert_py.starting import Batch, Unregistered
 from queuert_py.values import Duration, Request, StartOptions
@@ -170,6 +172,15 @@ class Starts(Looks[Tx]):
             return output_of(sequence, ended, self._model)
         attempts = await self.list_attempts(sequence.id) if ended.outcome == "failed" else []
         raise error_of(sequence, ended, attempts)
+
+    def when_done(self, sequence: JobSequence[Any], callback: Callable[[Any], object]) -> Callable[[], None]:
+        """See `JobSequence.add_done_callback`."""
+
+        async def wait() -> Ended:
+            await self._db()
+            return await self._waiters.wait(str(sequence.id))
+
+        return call_when_done(wait, sequence, callback)
 
     def _model(self, type: str, name: str) -> type[BaseModel] | None:
         """The output of the last job's own type, for handles made by name whose first type does not declare it."""

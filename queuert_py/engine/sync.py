@@ -22,6 +22,7 @@ from queuert_py.engine.core import Core
 from queuert_py.engine.looks import Looks
 from queuert_py.engine.signals import Signals
 from queuert_py.engine.starts import Starts
+from queuert_py.engine.waits import Waits
 from queuert_py.engine.works import Works
 from queuert_py.errors import ConfigurationError, UsageError
 from queuert_py.job import current
@@ -134,7 +135,9 @@ class SyncEngine:
     count_failed = _blocking(Controls[Connection[Any]].count_failed)
     clear_failed = _blocking(Controls[Connection[Any]].clear_failed)
 
+    wait_all = _blocking(Waits[Connection[Any]].wait_all)
     run = _blocking(Works[Connection[Any]].run)
+    map = _blocking(Works[Connection[Any]].map)
     run_once = _blocking(Works[Connection[Any]].run_once)
     migrate = _blocking(Core[Connection[Any]].migrate)
     open = _blocking(Core[Connection[Any]].open)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
-import inspect
-import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Literal, overload
 
 from queuert_py import options
@@ -18,10 +15,6 @@ from queuert_py.job_types import Out
 from queuert_py.runtime.waiters import Ended
 from queuert_py.sequence import JobSequence
 from queuert_py.values import Duration
-
-logger = logging.getLogger("queuert_py.waiters")
-_CALLBACKS: set[asyncio.Task[None]] = set()
-"""Held here, or they could be collected before they are called."""
 
 
 class Waits(Starts[Tx]):
@@ -74,9 +67,10 @@ class Waits(Starts[Tx]):
             for error in [*bugs, *([] if return_exceptions else failed)]:
                 raise error
             if late and not return_exceptions:
+                first = late[0].details
                 raise ResultTimeoutError(
-                    f"{len(late)} of {len(several)} sequences have not ended within {timeout} s, among them {late[0].details['sequence_id']} "
-                    f"({late[0].details['type']}); they go on.",
+                    f"{len(late)} of {len(several)} sequences have not ended within {timeout} s, among them {first['sequence_id']} "
+                    f"({first['type']}); they go on.",
                     sequence_ids=[each.details["sequence_id"] for each in late],
                 )
         finally:
@@ -116,34 +110,6 @@ class Waits(Starts[Tx]):
         finally:
             for each, future in futures:
                 self._waiters.leave(str(each.id), future)
-
-    def when_done(self, sequence: JobSequence[Any], callback: Callable[[Any], object]) -> Callable[[], None]:
-        """See `JobSequence.add_done_callback`."""
-
-        async def call() -> None:
-            await self._db()
-            sequence.ended = await self._waiters.wait(str(sequence.id))
-            try:
-                value = callback(sequence)
-                if inspect.isawaitable(value):
-                    await value
-            except Exception:
-                logger.exception("a callback of sequence %s failed", sequence.id)
-
-        task = asyncio.get_running_loop().create_task(call(), name="queuert done", context=contextvars.Context())
-        _CALLBACKS.add(task)
-        task.add_done_callback(_ended)
-
-        def take_back() -> None:
-            task.cancel()
-
-        return take_back
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    _CALLBACKS.discard(task)
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("a callback was not called: %s", task.exception())
 
 
 def _put(

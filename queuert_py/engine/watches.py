@@ -16,8 +16,6 @@ from queuert_py.job import Tx
 from queuert_py.runtime.watching import Watch
 
 
-
-
 class Watches(Core[Tx]):
     """The verbs that tell what happens."""
 

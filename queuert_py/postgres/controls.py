@@ -71,14 +71,22 @@ class Failed(NamedTuple):
     error: str | None
     attempt: int
 
+    def job(self) -> LiveJob:
+        """For what is told of it."""
+        blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
+        known: dict[str, Any] = {name: value for name, value in self._asdict().items() if name in blank}
+        return LiveJob(**{**blank, **known})
+
 
 @dataclass(slots=True)
 class Changes:
-    """What others are to be told after the commit: sequences that have ended, handlers that lost their job, work that is there."""
+    """What others are to be told after the commit: sequences that have ended, handlers that lost their job, work that is there; and what
+    was done to each job (None: it had failed, and runs again)."""
 
     ended: list[str] = field(default_factory=list[str])
     aborted: list[str] = field(default_factory=list[str])
     ready: list[Ready] = field(default_factory=list[Ready])
+    done: list[tuple[LiveJob, Ending | Step | None]] = field(default_factory=list[tuple[LiveJob, Ending | Step | None]])
 
     @property
     def hints(self) -> list[str]:
@@ -187,6 +195,7 @@ def complete(store: Store, held: Held, verdict: Ending | Step) -> Plan[Changes]:
         changes.aborted.append(held.sequence_id)
     queue, priority, due = advanced[0][3:6]
     changes.ready.append((held.lane, queue, priority, verdict.type, due))
+    changes.done.append((job, verdict))
     return changes
 
 
@@ -265,7 +274,8 @@ def retry(
     result.update(dict.fromkeys(tried - result.keys(), "key_taken"))
     result.update({id: "not_found" if outcomes[id] is None else "not_failed" for id in rest})
     ready = [(lane, queue, priority, type_, 0.0) for lane, _, queue, priority, type_ in revived]
-    return {id: result[id] for id in wanted}, Changes(ready=ready)
+    again = [(each.job(), None) for each in failed if result[each.sequence_id] == "retried"]
+    return {id: result[id] for id in wanted}, Changes(ready=ready, done=[*again])
 
 
 def revive_invalid(store: Store, parts: Sequence[str]) -> Plan[tuple[dict[str, str], Changes]]:
@@ -307,6 +317,7 @@ def _end(store: Store, held: Sequence[Held], ending: Ending, changes: Changes) -
     yield store.end_jobs([rows.end_row(job, ending) for job in jobs])
     freed = yield store.unblock_jobs([rows.epoch_row(job) for job in jobs])
     changes.ended += [each.sequence_id for each in held]
+    changes.done += [(job, ending) for job in jobs]
     changes.aborted += [each.sequence_id for each in held if each.running]
     changes.ready += [(lane, queue, priority, type_, 0.0) for lane, queue, priority, type_, free in freed if free]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +15,20 @@ from psycopg import AsyncConnection, sql
 from pydantic_core import to_json
 
 from queuert_py.decisions.faults import Fault, pause, retries
-from queuert_py.errors import DuplicateIdError, DuplicateKeyError, UsageError
+from queuert_py.errors import DuplicateIdError, DuplicateKeyError, SequenceNotFoundError, UsageError
 from queuert_py.ids import lane_of
 from queuert_py.options import span
 from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.database import Database, deadline, fault_of, unreachable
 from queuert_py.postgres.plans import Carrier, Plan, carry_out
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.store import Call, Store, plain
 from queuert_py.values import BlockerPolicy, Dedup, LiveJob
 
 COPY_FROM = 500
 CHUNK = 1000
+TRIES = 5
+"""How often a key is tried again whose holder ended while it was looked for, before holders are waited for as well."""
+SAVEPOINT, UNDO, RELEASE = (plain(f"{verb} savepoint queuert_start") for verb in ("", "rollback to", "release"))
 _COPIED = (
     "lane",
     "sequence_id",
@@ -58,6 +62,11 @@ class Start:
     @property
     def row(self) -> str:
         return rows.start_row(self.fields, self.input)
+
+    @property
+    def place(self) -> tuple[int, str, bool, str]:
+        """Where it stands among others that are inserted, as insert_sequences sorts them: two batches meet each other's keys in one order."""
+        return self.lane, self.fields["type"], self.key is None, self.key or self.id
 
     @property
     def lasting(self) -> bool:
@@ -185,64 +194,94 @@ async def _start(database: Database, connection: AsyncConnection[Any], starts: S
 
 
 def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list[Outcome]]:
-    """Insert, then look: what was not inserted is held by its key or repeats an id; what repeats a finished one is undone."""
+    """Insert, then look: what was not inserted is held by its key or repeats an id; what repeats a finished one is undone.
+
+    Whoever waits for a key holds no blockers, and no other key out of order: so that no two starts wait for each other.
+    """
     blocked = [each for each in starts if each.blockers]
+    exclusive = repeat or any(each.key or each.own_id for each in starts)
+    saved = exclusive and (bool(blocked) or len(starts) > 1)
     standing: blocking.Standing = {}
-    if blocked:
+    if blocked and not exclusive:
         standing = yield from blocking.stand(store, [id for each in blocked for id in each.blockers])
-        for each in blocked:
-            each.fields.update(blocking.counts(standing, each.blockers, each.policy))
-    inserted: set[str] = set()
-    for first in range(0, len(starts), CHUNK):
-        inserted |= set((yield store.insert_sequences([each.row for each in starts[first : first + CHUNK]])))
-    doubtful = [each for each in starts if repeat or each.own_id]
-    same: dict[str, bool] = {}
-    if doubtful:
-        inserted -= set((yield store.undo_starts([rows.sequence_row(each.id, each.lane) for each in doubtful])))
-        same = dict((yield store.find_repeats([each.row for each in doubtful])))
-    outcomes = yield from _settle_keys(store, starts, inserted)
-    refused: UsageError | None = None
-    for number, each in enumerate(starts):
-        if each.id in inserted or number in outcomes:
-            found = outcomes.setdefault(number, each.id)
-            if found != each.id and each.dedup is not None and each.dedup.on_match == "raise":
-                refused = DuplicateKeyError(f"the key {each.key!r} is held by sequence {found}.", id=found, key=each.key)
-        elif same.get(each.id) is False:
-            refused = DuplicateIdError(f"a sequence {each.id} exists, of another type or input: give it another id.", id=each.id)
-    if refused is not None:
-        yield store.undo_keyed([rows.sequence_row(each.id, each.lane) for each in starts if each.id in inserted])
-        raise refused
-    replaced = yield from _replace(store, starts, outcomes)
-    new = inserted | replaced
-    waiting = [(outcomes[number], each) for number, each in enumerate(starts) if each.blockers and outcomes.get(number) in new]
+    for each in blocked:
+        each.fields.update(blocking.counts(standing or dict.fromkeys(each.blockers), each.blockers, each.policy))
+    if saved:
+        yield SAVEPOINT
+    try:
+        inserted, outcomes = yield from _enter(store, starts, repeat=repeat, saved=saved)
+        new = inserted | (yield from _replace(store, starts, outcomes))
+        waiting = [(outcomes.get(number, each.id), each) for number, each in enumerate(starts) if each.blockers]
+        waiting = [(id, each) for id, each in waiting if id in new]
+        if waiting and exclusive:
+            standing = yield from blocking.stand(store, [id for _, each in waiting for id in each.blockers])
+            yield store.set_waits([_waits(id, each, standing) for id, each in waiting])
+    except (blocking.NotWatched, UsageError, SequenceNotFoundError):
+        if saved:
+            yield UNDO
+        raise
     if waiting:
         edges = [blocking.edges(store, standing, (each.lane, id, 0), each.blockers, each.policy) for id, each in waiting]
         yield store.insert_blockers([part for parts in edges for part in parts])
-    return [
-        (outcomes[number], outcomes[number] != each.id) if number in outcomes else (each.id, each.own_id)
-        for number, each in enumerate(starts)
-    ]
+    if saved:
+        yield RELEASE
+    return [(outcomes.get(number, each.id), _found(each, outcomes.get(number), inserted)) for number, each in enumerate(starts)]
 
 
-def _settle_keys(store: Store, starts: Sequence[Start], inserted: set[str]) -> Plan[dict[int, str]]:
-    """Which sequence answers each keyed start, by its number. `inserted` loses those whose key a finished one holds."""
-    outcomes: dict[int, str] = {}
-    keyed = [number for number, each in enumerate(starts) if each.key]
-    if not keyed:
-        return outcomes
-    if others := [number for number in keyed if starts[number].id not in inserted]:
-        outcomes.update((yield store.find_keys([starts[number].key_row(number) for number in others])))
-    yield from _find_holders(store, starts, [number for number in keyed if number not in outcomes], inserted, outcomes)
-    for number in others:
+def _found(each: Start, outcome: str | None, inserted: set[str]) -> bool:
+    """Was it there before? Not where only an answer of ours was lost."""
+    return outcome not in (None, each.id) or (each.own_id and each.id not in inserted)
+
+
+def _waits(id: str, each: Start, standing: blocking.Standing) -> str:
+    return rows.start_row({"lane": each.lane, "sequence_id": id, **blocking.counts(standing, each.blockers, each.policy)}, "null")
+
+
+def _enter(store: Store, starts: Sequence[Start], *, repeat: bool, saved: bool) -> Plan[tuple[set[str], dict[int, str]]]:
+    """The ids that were inserted, and which sequence answers each start that was not, by its number. DuplicateKeyError, DuplicateIdError."""
+    order = sorted(range(len(starts)), key=lambda number: starts[number].place)
+    keyed = [number for number in order if starts[number].key]
+    doubtful = [starts[number] for number in order if repeat or starts[number].own_id]
+    inserted: set[str] = set()
+    for tried in itertools.count():
+        last = tried == TRIES or (tried > 0 and not saved)
+        plain = [number for number in order if not (last and starts[number].key)]
+        for first in range(0, len(plain), CHUNK):
+            inserted |= set((yield store.insert_sequences([starts[number].row for number in plain[first : first + CHUNK]])))
+        if last:  # waits for the holders' rows as well, and cannot lose
+            own = {starts[number].id for number in keyed}
+            joined = yield store.insert_or_join([starts[number].row for number in keyed])
+            inserted |= own & {id for id, _ in joined}
+        outcomes: dict[int, str] = {}
+        if doubtful:
+            inserted -= set((yield store.undo_starts([rows.sequence_row(each.id, each.lane) for each in doubtful])))
+            same = dict((yield store.find_repeats([each.row for each in doubtful])))
+            _refuse_repeats(starts, same, inserted)
+            outcomes = {number: starts[number].id for number in order if starts[number].id in same and starts[number].id not in inserted}
+        others = [number for number in keyed if starts[number].id not in inserted and number not in outcomes]
+        if others:
+            outcomes.update((yield store.find_keys([starts[number].key_row(number) for number in others])))
+        yield from _find_holders(store, starts, [number for number in keyed if number not in outcomes], inserted, outcomes)
+        if not any(number not in outcomes for number in others):
+            _refuse_keys(starts, outcomes)
+            return inserted, outcomes
+        if saved:  # the winner of a key has ended meanwhile: let go of the others, so that nobody waits for them while we wait
+            yield UNDO
+            inserted.clear()
+    raise AssertionError  # the last try cannot lose
+
+
+def _refuse_repeats(starts: Sequence[Start], same: Mapping[str, bool], inserted: set[str]) -> None:
+    for each in starts:
+        if same.get(each.id) is False and each.id not in inserted:
+            raise DuplicateIdError(f"a sequence {each.id} exists, of another type or input: give it another id.", id=each.id)
+
+
+def _refuse_keys(starts: Sequence[Start], outcomes: Mapping[int, str]) -> None:
+    for number, found in outcomes.items():
         each = starts[number]
-        if number not in outcomes:  # its winner has ended meanwhile: the key is free, or somebody else's once more
-            found: str = (yield store.insert_or_join(each.row))[0][0]
-            outcomes[number] = found
-            if found == each.id:
-                inserted.add(found)
-                del outcomes[number]
-                yield from _find_holders(store, starts, [number], inserted, outcomes)
-    return outcomes
+        if found != each.id and each.dedup is not None and each.dedup.on_match == "raise":
+            raise DuplicateKeyError(f"the key {each.key!r} is held by sequence {found}.", id=found, key=each.key)
 
 
 def _find_holders(

@@ -126,8 +126,11 @@ class Store:
     def insert_sequences(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("insert_sequences", parts, _first)
 
-    def insert_or_join(self, part: str) -> Call[tuple[str, str]]:
-        return self._rows("insert_or_join", [part], tuple)
+    def insert_or_join(self, parts: Iterable[str]) -> Call[tuple[str, str]]:
+        return self._rows("insert_or_join", parts, tuple)
+
+    def set_waits(self, parts: Iterable[str]) -> Call[None]:
+        return self._rows("set_waits", parts, lambda _: None)
 
     def find_keys(self, parts: Iterable[str]) -> Call[tuple[int, str]]:
         return self._rows("find_keys", parts, tuple)

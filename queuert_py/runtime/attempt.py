@@ -254,8 +254,6 @@ class Attempt(Phases):
             return self._after_abort()
         if isinstance(error, asyncio.CancelledError) and self.task is not None:
             self.task.uncancel()
-        if isinstance(error, InvalidOutputError):
-            return Ending("failed", reason="validation", error=payload.error_json(error))
         return self._judge(error, "timeout" if self.abort_reason == "timeout" else "error")
 
     def _judge(self, error: BaseException, outcome: str = "error") -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Iterable
@@ -19,5 +20,8 @@ async def call_back(callbacks: Iterable[Callback]) -> None:
             value = callback()
             while inspect.isawaitable(value):
                 value = await value
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # from outside, not the callback's own
+                raise
             logger.exception("a callback of on_commit failed")

@@ -121,7 +121,7 @@ class Dispatch:
             return
         try:
             answer = contextvars.Context().run(listening.handler, event)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # a future's result() may raise it: it must not cancel whoever tells
             logger.exception("%s failed on %s", _name(listening.handler), type(event).__name__)
             return
         if inspect.isawaitable(answer):  # an object with an async __call__, a partial
@@ -153,7 +153,10 @@ class Dispatch:
                         event = listening.waiting.popleft()
                         name = type(event).__name__
                         await cast("Awaitable[Any]", listening.handler(event))
-                except Exception:
+                except (Exception, asyncio.CancelledError):
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():  # by `stop`, not the handler's own
+                        raise
                     logger.exception("%s failed on %s", _name(listening.handler), name)
                 first = None
         finally:

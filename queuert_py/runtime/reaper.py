@@ -30,7 +30,8 @@ BATCH = 1000
 
 
 class Reaper:
-    """Every worker has one; no leader. `policy_of(type)` gives a job type's policy, `told` the hints of what is ready again."""
+    """Every worker has one; no leader. `policy_of(type)` gives a job type's policy, `told` the hints of what is ready again,
+    `done` the sequences that have ended and are waited for, `taken` each job with what was written for it and the worker that had it."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Reaper:
         policy_of: Callable[[str], judge.Policy],
         told: Callable[[Iterable[tuple[Any, ...]]], None],
         done: Callable[[Iterable[str]], None],
+        taken: Callable[[Iterable[tuple[LiveJob, object, str | None]]], None],
     ) -> None:
         self._database = database
         self._link = link
@@ -49,6 +51,7 @@ class Reaper:
         self._policy_of = policy_of
         self._told = told
         self._done = done
+        self._taken = taken
         self._quiet_until = 0.0
         self._sweep_at = 0.0
         self._absent: set[str] = set()
@@ -121,6 +124,7 @@ class Reaper:
             answers = dict(zip(calls, await together(connection, *calls.values()), strict=True))
         workers = sorted({str(row[-1]) for row in found})
         logger.warning("took back %d job(s) of %s", len(found), ", ".join(workers))
+        self._taken((job, verdict, row[-1]) for (job, verdict, _), row in zip(items, found, strict=True))
         self._told(queue_row[1:] for queue_row in answers.get("delay_jobs", ()))
         self._done(key for key, watched in answers.get("end_jobs", ()) if watched)
         self._told((*place, 0.0) for *place, free in answers.get("unblock_jobs", ()) if free)
@@ -134,10 +138,11 @@ class Reaper:
             found = await store.lock_limited(BATCH).on(connection)
             if not found:
                 return
-            items = [(blank_job(*row[:5]), judge.unrun(expired=True, deadline=0.0 if row[-1] else None, doom=None)) for row in found]
+            items = [(blank_job(*row[:6]), judge.unrun(expired=True, deadline=0.0 if row[-1] else None, doom=None)) for row in found]
             verdicts = [(job, self._or_doom(job.type, verdict), False) for job, verdict in items if verdict]
             calls = settle_calls(store, verdicts, timedelta(0))
             answers = dict(zip(calls, await together(connection, *calls.values()), strict=True))
+        self._taken((job, verdict, None) for job, verdict, _ in verdicts)
         self._done(key for key, watched in answers.get("end_jobs", ()) if watched)
         self._told((*place, 0.0) for *place, free in answers.get("unblock_jobs", ()) if free)
         self._told((*place, 0.0) for place in answers.get("doom_jobs", ()))
@@ -160,11 +165,11 @@ class Reaper:
             crash_count=crash_count,
             random=random.random(),
         )
-        return blank_job(lane, sequence_id, position, epoch, type_), self._or_doom(type_, verdict, crash=begun), False
+        return blank_job(lane, sequence_id, position, epoch, type_, attempt), self._or_doom(type_, verdict, crash=begun), False
 
 
-def blank_job(lane: int, sequence_id: str, position: int, epoch: int, type: str) -> LiveJob:
+def blank_job(lane: int, sequence_id: str, position: int, epoch: int, type: str, attempt: int | None = None) -> LiveJob:
     """As much of a job as its ending needs."""
     blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
-    known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type}
+    known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type, "attempt": attempt}
     return LiveJob(**{**blank, **known})

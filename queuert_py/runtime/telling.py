@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from queuert_py.events import (
     JobProgress,
     JobReleased,
     JobRetrying,
+    JobRevived,
     JobSnoozed,
     JobStarted,
     JobSuspended,
@@ -60,6 +61,14 @@ class Tells:
         if self._engine.events.wanted:
             self._engine.events.emit(delayed(attempt.row, delay, self.id, stopping=self.shutting_down))
 
+    def tell_taken(self, taken: Iterable[tuple[LiveJob, object, str | None]]) -> None:
+        """Jobs were taken back, or ended because they are too late. Little is known of them."""
+        for row, verdict, worker in taken if self._engine.events.wanted else ():
+            if isinstance(verdict, Ending):
+                self._engine.events.emit(ended(row, verdict, worker))
+            elif isinstance(verdict, Delay):
+                self._engine.events.emit(delayed(row, verdict, worker, stopping=True))
+
     def tell_progress(self, job: LiveJob, progress: str) -> None:
         """A handler has told how far it is."""
         if self._engine.events.wanted and self._engine.events.listens(JobProgress):
@@ -68,7 +77,7 @@ class Tells:
             self._engine.events.emit(told)
 
 
-def ended(row: LiveJob, ending: Ending, worker: str) -> JobEvent:
+def ended(row: LiveJob, ending: Ending, worker: str | None) -> JobEvent:
     """The event of an ending."""
     about = _about(row, worker)
     match ending.outcome:
@@ -82,7 +91,18 @@ def ended(row: LiveJob, ending: Ending, worker: str) -> JobEvent:
             return JobExpired(**about)
 
 
-def delayed(row: LiveJob, delay: Delay, worker: str, *, stopping: bool = False) -> JobEvent:
+def changed(row: LiveJob, verdict: Ending | Step | None) -> JobEvent:
+    """The event of what was done to a job from outside; None: it had failed, and runs again."""
+    match verdict:
+        case Ending():
+            return ended(row, verdict, None)
+        case Step():
+            return JobContinued(**_about(row, None), next_type=verdict.type)
+        case None:
+            return JobRevived(**_about(row, None))
+
+
+def delayed(row: LiveJob, delay: Delay, worker: str | None, *, stopping: bool = False) -> JobEvent:
     """The event of an attempt that gave its job back. What is neither charged nor logged waits for something, or was given back."""
     about = _about(row, worker)
     match delay.outcome:
@@ -96,7 +116,7 @@ def delayed(row: LiveJob, delay: Delay, worker: str, *, stopping: bool = False) 
             return JobReleased(**about)
 
 
-def _about(row: LiveJob, worker: str) -> dict[str, Any]:
+def _about(row: LiveJob, worker: str | None) -> dict[str, Any]:
     """What every event of a job says. Of a row that was taken back only its place is known."""
     return {
         "sequence_id": UUID(row.sequence_id),

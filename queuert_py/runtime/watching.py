@@ -151,9 +151,7 @@ class _Told:
 class Watch(Generic[E_co]):
     """Events across processes: `async for event in engine.watch(…)`. Use it by one task. Ends by `aclose()`, or leave its `async with`."""
 
-    def __init__(
-        self, source: Source, kinds: Sequence[type[Event]], filters: Mapping[str, Any], since: datetime | None
-    ) -> None:
+    def __init__(self, source: Source, kinds: Sequence[type[Event]], filters: Mapping[str, Any], since: datetime | None) -> None:
         self._source = source
         self._outcomes = [name for name, kind in KINDS.items() if not kinds or issubclass(kind, tuple(kinds))]
         self._progress = not kinds or issubclass(JobProgress, tuple(kinds))

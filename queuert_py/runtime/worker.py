@@ -123,7 +123,8 @@ class Worker(Beside):
         scope = (self._queues, list(self._types))
         self._claimer = self._new_claimer(scope)
         seconds_ = self.lease.total_seconds()
-        self._reaper = Reaper(self.database, self._settle_link, self.id, seconds_, self._policy_of, self._ready_again, self._tell)
+        told = (self._ready_again, self._tell, self.tell_taken)
+        self._reaper = Reaper(self.database, self._settle_link, self.id, seconds_, self._policy_of, *told)
         who = {
             "id": self.id,
             **identity(self.settings.name),

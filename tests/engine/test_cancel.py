@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Job, JobSequence, SyncJob, continue_with
 from queuert_py.engine import controls
-from queuert_py.errors import SequenceCancelledError, UsageError
+from queuert_py.errors import SequenceCancelledError, SequenceFailedError, UsageError
+from queuert_py.events import JobContinued, JobEnded, JobEvent, JobRevived
 from tests.engine.kit import Number, Runs
 
 Db = AsyncConnection[tuple[object, ...]]
@@ -337,6 +338,29 @@ async def test_a_thread_handler_learns_of_it_by_its_flag(engine: Engine) -> None
         async with asyncio.timeout(10):
             await worker.drained()
     assert (reasons, (await engine.get_sequence(sequence.id)).status) == (["cancelled"], "cancelled")
+
+
+async def test_what_is_done_from_outside_is_an_event(engine: Engine) -> None:
+    seen: list[tuple[str, int]] = []
+
+    @engine.on(JobEnded, JobContinued, JobRevived)
+    def note_it(event: JobEvent) -> None:
+        seen.append((type(event).__name__, event.position))
+
+    @engine.job_type(max_attempts=1)
+    async def fail(job: Job[Number]) -> Number | Continuation[Number]:
+        raise ValueError
+
+    cancelled, completed, failed = await engine.start_sequences([fail(Number(n=n), delay=3600) for n in range(3)])
+    await engine.cancel_sequences([cancelled.id])
+    await engine.complete_sequence(completed.id, continue_with(fail, Number(n=3), delay=3600))
+    await engine.complete_sequence(completed.id, Number(n=1))
+    async with engine.worker():
+        await engine.trigger([failed.id])
+        with pytest.raises(SequenceFailedError):
+            await failed.result(timeout=10)
+    await engine.retry_sequences([failed.id])
+    assert seen == [("JobCancelled", 0), ("JobContinued", 0), ("JobCompleted", 1), ("JobFailed", 0), ("JobRevived", 0)]
 
 
 async def test_wrong_ids_are_named(engine: Engine) -> None:

@@ -12,7 +12,7 @@ import pytest
 from psycopg import IsolationLevel
 from pydantic import BaseModel
 
-from queuert_py import Continuation, Engine, Job, JobSequence, JobTypes, continue_with
+from queuert_py import Continuation, Engine, Job, JobSequence, JobTypes, Retry, continue_with
 from queuert_py.errors import (
     EventTimeoutError,
     InvalidInputError,
@@ -219,6 +219,29 @@ async def test_a_wait_that_has_timed_out_stays_so_in_later_attempts(engine: Engi
     async with engine.worker(poll_interval=60):
         await (await engine.start_sequence(ask, Number(n=1))).result(timeout=10)
     assert seen == ["timeout", "timeout"]
+
+
+async def test_an_event_does_not_shorten_the_backoff_of_a_job_that_no_longer_waits_for_it(
+    engine: Engine, db: psycopg.AsyncConnection[Any]
+) -> None:
+    @engine.job_type
+    async def ask(job: Job[Number]) -> None:
+        try:
+            await job.wait_for_event("answer", timeout=0.05)
+        except EventTimeoutError:
+            raise Retry(after=timedelta(days=1)) from None
+
+    async def waits() -> bool:
+        row = await (await db.execute("select run_at > clock_timestamp() + interval '1 hour' from queuert.live_job")).fetchone()
+        return row == (True,)
+
+    sequence = await engine.start_sequence(ask, Number(n=1))
+    async with engine.worker(poll_interval=60) as worker:
+        async with asyncio.timeout(10):
+            while not await waits():
+                await worker.drained()
+        assert await engine.send_event(sequence, "answer", 1)
+        assert await waits()
 
 
 async def test_a_timeout_that_nobody_catches_fails_the_job_and_its_retry_waits_again(engine: Engine) -> None:

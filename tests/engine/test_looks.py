@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Engine, Fail, Job, JobSequence, continue_with
+from queuert_py import Blocker, Continuation, Engine, Fail, Job, JobSequence, JobType, Request, continue_with
 from queuert_py.errors import JobNotFoundError, SequenceNotFoundError, UsageError
-from queuert_py.looking import JobFilters, SequenceFilters
+from queuert_py.looking import SequenceFilters
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -57,6 +57,11 @@ async def ran(engine: Engine) -> None:
         pass
 
 
+def request(engine: Engine, name: str, input: BaseModel) -> Request[Number]:
+    """A start of one of them."""
+    return cast("JobType[Any, Number]", engine.get(name))(input)
+
+
 async def ids(engine: Engine, **filters: Any) -> set[UUID]:
     return {each.id for each in await engine.list_sequences(**filters)}
 
@@ -72,7 +77,8 @@ async def test_each_filter_finds_what_it_says_and_nothing_else(shop: Engine, db:
     waiting = await shop.start_sequence("echo", {}, queue="slow", correlation_id="order-2")
     blocked = await shop.start_sequence("add", Sum(parts=[waiting]))
     await db.execute(
-        "update queuert.live_job set leased_by = 'w', leased_until = clock_timestamp() + interval '1 h' where sequence_id = %s", [waiting.id]
+        "update queuert.live_job set leased_by = 'w', leased_until = clock_timestamp() + interval '1 h' where sequence_id = %s",
+        [waiting.id],
     )
     middle = (await shop.get_sequence(later.id)).created_at
     ended = (await shop.get_sequence(failed.id)).finished_at
@@ -132,7 +138,7 @@ async def test_the_tree_of_a_root_holds_what_its_handlers_started(shop: Engine) 
     [
         ({"status": "done"}, "status='done': one of blocked, scheduled"),
         ({"colour": "red"}, "unknown option colour"),
-        ({"created_after": datetime(2026, 1, 1)}, "created_after=.*aware"),  # noqa: DTZ001
+        ({"created_after": datetime(2026, 1, 1)}, "created_after=.*aware"),
         ({"root_id": "x"}, "root_id='x': a uuid.UUID"),
         ({"tag": 3}, "tag=3: a text"),
         ({"limit": 0}, "limit=0: from 1"),
@@ -159,12 +165,12 @@ async def pages(next_page: Callable[[str | None], Any]) -> AsyncIterator[list[An
 
 
 async def test_pages_show_everything_once_while_things_start_and_end_between_them(shop: Engine) -> None:
-    kept = {each.id for each in await shop.start_sequences([shop.get("echo")(Number(n=n)) for n in range(25)])}
+    kept = {each.id for each in await shop.start_sequences([request(shop, "echo", Number(n=n)) for n in range(25)])}
     seen: list[UUID] = []
     async for page in pages(lambda after: shop.list_sequences(limit=4, after=after)):
         assert len(page) <= 4
         seen += [each.id for each in page]
-        await shop.start_sequences([shop.get("echo")(Number()), shop.get("fail")(Number())])
+        await shop.start_sequences([request(shop, "echo", Number()), request(shop, "fail", Number())])
         if len(seen) == 8:
             await ran(shop)
     assert len(seen) == len(set(seen)), "none is shown twice"
@@ -182,7 +188,7 @@ async def test_pages_are_exact_for_rows_of_one_microsecond(shop: Engine, db: Con
 
 
 async def test_pages_of_jobs_go_through_every_step(shop: Engine) -> None:
-    await shop.start_sequences([shop.get("halve")(Number(n=8)) for _ in range(3)])
+    await shop.start_sequences([request(shop, "halve", Number(n=8)) for _ in range(3)])
     await ran(shop)
     seen = [(job.sequence_id, job.position) async for page in pages(lambda after: shop.list_jobs(limit=5, after=after)) for job in page]
     assert seen == sorted(seen, reverse=True)
@@ -262,10 +268,10 @@ async def test_blockers_and_dependents_with_what_is_still_open(shop: Engine) -> 
 
 async def test_many_dependents_come_in_pages(shop: Engine) -> None:
     blocker: JobSequence[Number] = await shop.start_sequence("echo", {}, output=Number)
-    waiting = await shop.start_sequences([shop.get("add")(Sum(parts=[blocker])) for _ in range(9)])
+    waiting = await shop.start_sequences([request(shop, "add", Sum(parts=[blocker])) for _ in range(9)])
     seen = [each.id async for page in pages(lambda after: shop.list_dependents(blocker.id, limit=4, after=after)) for each in page]
     assert seen == sorted(each.id for each in waiting)
-    blockers = await shop.start_sequences([shop.get("echo")(Number()) for _ in range(5)])
+    blockers = await shop.start_sequences([request(shop, "echo", Number()) for _ in range(5)])
     added = await shop.start_sequence("add", Sum(parts=list(blockers)))
     seen = [each.id async for page in pages(lambda after: shop.list_blockers(added.id, limit=2, after=after)) for each in page]
     assert seen == sorted(each.id for each in blockers)

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from queuert_py import Continuation, Engine, Job, continue_with
 from queuert_py.errors import UsageError
+from queuert_py.postgres.database import Link
 from queuert_py.postgres.rows import progress_row
+from queuert_py.runtime.aside import Progress
 from tests.store.samples import claim
 
 
@@ -114,6 +116,29 @@ async def test_progress_inside_a_phase_waits_for_nothing(engine: Engine) -> None
 
     async with engine.worker():
         await (await engine.start_sequence(work, Number(n=1))).result(timeout=10)
+
+
+async def test_progress_of_a_row_that_is_locked_is_written_later(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
+    """A handler's own transaction holds its row; what is told meanwhile is written by the next round, and no connection waits for it."""
+
+    @engine.job_type
+    async def work(job: Job[Number]) -> None: ...
+
+    async with engine:
+        store = engine.database.store
+        await engine.start_sequence(work, Number(n=1))
+        (row,) = await claim(store, ['{"lane":0,"queue":"default","priority":0,"since":"-infinity"}'], types=["work"]).on(db)
+        rounds: asyncio.Queue[list[str]] = asyncio.Queue()
+        link = Link(engine.database, "settle")
+        progress = Progress(store, link, lambda job: job is row, lambda ids: rounds.put_nowait(list(ids)))
+        async with asyncio.timeout(10):
+            async with db.transaction():
+                await db.execute("select from queuert.live_job for no key update")
+                progress.put(row, '{"percent":1}')
+                assert await rounds.get() == []
+            assert await rounds.get() == [row.sequence_id]
+        await progress.stop()
+        await link.close()
 
 
 async def test_the_next_job_of_a_sequence_begins_without_progress(engine: Engine, dsn: str) -> None:

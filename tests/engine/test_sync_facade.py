@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from queuert_py import Blocker, Engine, Job, JobType, SyncJob, continue_with, join
+from queuert_py.engine.sync import SyncEngine
 from queuert_py.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -141,6 +143,33 @@ def test_looking_and_control(engine: Engine) -> None:
     assert engine.sync.list_sequences() == []
     assert engine.sync.count_failed() == 0
     assert engine.sync.retry_sequences([one.id])[one.id] == "not_found"
+
+
+def test_it_has_every_verb_that_is_awaited() -> None:
+    """`result_of` is `result` here; what iterates (`watch`, `as_completed`) and workers need an event loop."""
+    awaited = {name for name, each in inspect.getmembers(Engine, inspect.iscoroutinefunction) if not name.startswith("_")}
+    there = {name for name in dir(SyncEngine) if not name.startswith("_")}
+    assert awaited - there - {"result_of"} == set()
+    assert there - awaited == {"result"}
+
+
+def test_several_at_once(engine: Engine, worker: Engine) -> None:
+    sequences = engine.sync.start_sequences([Double(Number(value=each)) for each in range(3)])
+    assert engine.sync.wait_all(sequences, timeout=20) == [Number(value=0), Number(value=2), Number(value=4)]
+
+
+def test_running_here(dsn: str) -> None:
+    engine = Engine(dsn)
+
+    @engine.job_type
+    async def double(job: Job[Number]) -> Number:
+        return Number(value=2 * job.input.value)
+
+    with engine.sync as facade:
+        assert facade.run(double, Number(value=2)) == Number(value=4)
+        assert facade.map(double, [Number(value=1), Number(value=2)]) == [Number(value=2), Number(value=4)]
+        facade.start_sequence(double, Number(value=3))
+        assert facade.run_once().available == 0
 
 
 def test_eight_threads_use_it_at_once_over_one_loop(engine: Engine, worker: Engine) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Engine, Fail, InternalJobType, JobSequence, JobType, Retry, SyncJob, continue_with
-from queuert_py.errors import PhaseError, SequenceFailedError, TransactionEscapedError
+from queuert_py import Blocker, Continuation, Engine, Fail, InternalJobType, JobType, Retry, SyncJob, continue_with
+from queuert_py.errors import PhaseError, SequenceFailedError, TransactionEscapedError, UsageError
 from queuert_py.job import current
 from queuert_py.testing import run_handler
 from queuert_py.values import SequenceRecord
@@ -305,6 +310,17 @@ async def test_a_handler_that_ends_the_transaction_itself_is_told_and_does_not_r
     assert await effects() == (["attempt 1"] if how == "commit" else [])
 
 
+async def test_what_is_written_after_ending_the_transaction_is_not_taken_for_the_phases_own(engine: Engine, effects: Any) -> None:
+    def work(job: SyncJob[In]) -> Out:
+        with job.prepare() as tx:
+            tx.rollback()
+            write(tx, "by itself")
+        return Out()
+
+    record = await ended(engine, work)
+    assert (record.status, error_type(record), await effects()) == ("failed", TransactionEscapedError.__name__, ["by itself"])
+
+
 async def test_a_conflict_runs_the_whole_handler_again_at_once_and_is_not_charged(engine: Engine, effects: Any) -> None:
     runs: list[int] = []
 
@@ -483,6 +499,27 @@ async def test_a_stopping_worker_tells_the_thread_and_gives_the_job_back(engine:
     assert (job.status, job.attempt, seen) == ("pending", 0, [(True, "shutdown")])
 
 
+async def test_a_thread_that_returns_within_the_grace_of_a_stopping_worker_completes_its_job(engine: Engine, effects: Any) -> None:
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @engine.job_type
+    def work(job: SyncJob[In]) -> Out:
+        loop.call_soon_threadsafe(started.set)
+        while not job.aborted:
+            pass
+        with job.finalize() as tx:
+            write(tx, "just in time")
+            return Out(n=1)
+
+    sequence = await engine.start_sequence(work, In())
+    worker = await engine.worker(shutdown_timeout=0.1).start()
+    await started.wait()
+    await worker.stop()
+    record = await engine.get_sequence(sequence.id)
+    assert (record.status, record.output, await effects()) == ("completed", {"n": 1}, ["just in time"])
+
+
 # --- what lasts
 
 
@@ -505,6 +542,60 @@ async def test_steps_and_sleeps_work_as_in_an_async_handler_and_a_step_runs_in_t
     assert runs == [False]
 
 
+async def test_it_starts_sequences_in_its_own_transaction_by_the_sync_facade(engine: Engine) -> None:
+    refused: list[str] = []
+
+    @engine.job_type
+    def other(job: SyncJob[In]) -> Out:
+        return Out(n=job.input.n)
+
+    @engine.job_type(max_attempts=2, backoff=0)
+    def work(job: SyncJob[In]) -> Out:
+        with job.finalize() as tx:
+            engine.sync.start_sequence(other, In(n=job.attempt), tx=tx)
+            try:
+                engine.sync.start_sequence(other, In())
+            except UsageError as error:
+                refused.append(str(error))
+            if job.attempt == 1:
+                raise Broken  # what it has started is rolled back with it
+            return Out()
+
+    async with engine.worker(drain=True):
+        sequence = await engine.start_sequence(work, In())
+        await sequence.result(timeout=20)
+    (started,) = await engine.list_sequences(type="other")
+    assert (started.input, started.status) == ({"n": 2}, "completed")
+    assert refused == ["a start inside a phase must be part of its transaction: pass tx=tx."] * 2
+    assert (await engine.list_jobs(started.id))[0].origin_id == sequence.id
+
+
+async def test_a_handler_that_never_returns_does_not_hold_the_process_at_its_end(dsn: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import asyncio, sys, threading\n"
+        "from pydantic import BaseModel\n"
+        "from queuert_py import Engine, SyncJob\n"
+        "class In(BaseModel): n: int\n"
+        "engine = Engine(sys.argv[1])\n"
+        "@engine.job_type(timeout=0.1, max_attempts=1)\n"
+        "def stuck(job: SyncJob[In]) -> None:\n"
+        "    with job.prepare():\n"
+        "        threading.Event().wait()\n"
+        "async def main() -> None:\n"
+        "    async with engine:\n"
+        "        async with engine.worker(grace=0.1, drain=True):\n"
+        "            handle = await engine.start_sequence(stuck, In(n=1))\n"
+        "        print((await engine.get_sequence(handle.id)).reason)\n"
+        "asyncio.run(main())\n"
+        "print('the end')\n"
+    )
+    root = Path(__file__).parents[2]
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(run, [sys.executable, str(program), dsn], env={**os.environ, "PYTHONPATH": str(root)})
+    assert (done.returncode, done.stdout) == (0, "timeout\nthe end\n"), done.stderr
+
+
 async def test_run_handler_runs_it_without_a_database() -> None:
     job_type = JobType[In, Out]("alone")
     engine = Engine("postgresql://")
@@ -515,6 +606,3 @@ async def test_run_handler_runs_it_without_a_database() -> None:
         return Out(n=job.input.n)
 
     assert await run_handler(job_type, In(n=7)) == Out(n=7)
-
-
-_ = JobSequence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -101,7 +101,8 @@ async def test_wait_all_gives_outputs_in_the_order_of_the_handles(engine: Engine
     async with engine.worker():
         started = await engine.start_sequences([echo(Number(n=n), delay=0.05 - n / 100) for n in range(5)])
         assert await engine.wait_all(started, timeout=10) == [Number(n=n) for n in range(5)]
-        number, word = await engine.wait_all((await engine.start_sequence(echo, Number(n=1)), await engine.start_sequence(say, Number(n=2))))
+        both = await engine.start_sequence(echo, Number(n=1)), await engine.start_sequence(say, Number(n=2))
+        number, word = await engine.wait_all(both)
         assert (number.n, word.text) == (1, "2")
         assert await engine.wait_all([]) == []
 
@@ -165,9 +166,10 @@ async def test_as_completed_ends_with_an_error_when_time_is_up(engine: Engine, e
     done = await engine.start_sequence(echo, Number())
     seen: list[JobSequence[Number]] = []
     async with engine.worker():
+        endings = engine.as_completed([never, done], timeout=0.5)
+        seen.append(await anext(endings))
         with pytest.raises(ResultTimeoutError, match="1 of 2 sequences"):
-            async for each in engine.as_completed([never, done], timeout=0.5):
-                seen.append(each)  # noqa: PERF401
+            await anext(endings)
     assert seen == [done]
     assert not engine.waiters.awaits(str(never.id))
 
@@ -187,7 +189,7 @@ async def test_waiting_inside_a_handler_is_refused(engine: Engine, echo: JobType
     async with engine.worker():
         await (await engine.start_sequence(impatient, Number())).result(timeout=10)
     with pytest.raises(UsageError, match="3 is no handle"):
-        await engine.wait_all([3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        await engine.wait_all([cast("JobSequence[Number]", 3)])
 
 
 # --- callbacks

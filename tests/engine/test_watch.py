@@ -326,7 +326,7 @@ async def test_an_outage_is_waited_out(other: Engine, db: Connection) -> None:
         ((int,), {}, "no kind of event"),
         ((), {"type": 3}, "type=3: a str"),
         ((), {"id": "x"}, "id='x': a UUID"),
-        ((), {"since": datetime(2026, 1, 1)}, "since=.*aware"),  # noqa: DTZ001
+        ((), {"since": datetime(2026, 1, 1)}, "since=.*aware"),
     ],
 )
 async def test_what_cannot_be_watched_is_refused(engine: Engine, kinds: Any, filters: dict[str, Any], says: str) -> None:

@@ -4,8 +4,8 @@ Who is next is a choice, and all choices are explored, depth first; each schedul
 found by what it waits for (pg_blocking_pids), and the others go on. A statement can also be held between its snapshot and its locks: a
 function in it waits for an advisory lock, while others run and commit.
 
-Left out are only schedules that differ from one that was run by the order of two steps which cannot see each other: what a statement
-writes shows when it is committed, and in locks; so a mere read, or a snapshot, changes places with anything but a commit (sleep sets).
+Left out are only schedules that differ from one that was run by the order of two steps which cannot notice each other (footprints.py; what
+need not be tried again is handed down in sleep sets).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.store import BEGIN, COMMIT, Call, Store, plain
+from tests.interleave.footprints import LOCKS, Footprint, Kind, Step, places_of
 
 Row = TypeVar("Row")
 ROLLBACK = plain("rollback")
@@ -31,7 +32,6 @@ BRIEF = 0.002
 """Seconds before it is asked what a statement waits for: only to save the question."""
 STUCK = 10.0
 """Seconds after which a statement that neither ends nor waits for anybody counts as hanging."""
-_LOCKS = re.compile(rb"for (no key )?update|for key share|insert into|update \"|delete from|pg_advisory")
 _SET_UP = """
 create schema if not exists interleave;
 create or replace function interleave.gate(value anyelement) returns anyelement language plpgsql volatile as $$
@@ -55,10 +55,6 @@ create or replace trigger check_epoch before update on queuert.live_job for each
 _GATE = {verb: f"select pg_advisory_{verb}(%s, pid) from unnest(%s::int[]) pid".encode() for verb in ("lock", "unlock")}
 _BLOCKING = "select pid, pg_blocking_pids(pid) from unnest(%s::int[]) pid"
 
-Kind = Literal["read", "snap", "write", "commit"]
-"""What a step can do to others: nothing, nothing yet (it has its snapshot), take and release locks, or change what they see."""
-
-
 class Choice(NamedTuple):
     """Who is next; `held`: its statement is to stop at the gate."""
 
@@ -68,12 +64,6 @@ class Choice(NamedTuple):
 
 class Stuck(Exception):
     """Nobody can go on, or a statement neither ends nor waits."""
-
-
-def commutes(one: Kind, other: Kind) -> bool:
-    """Does the order of two steps of different operations make no difference?"""
-    pair = {one, other}
-    return "commit" not in pair and pair != {"write"}
 
 
 class GatedStore(Store):
@@ -90,7 +80,7 @@ class GatedStore(Store):
 
 
 def _gated(sql: bytes) -> bytes:
-    if not _LOCKS.search(sql) or b"pg_advisory" in sql:
+    if not LOCKS.search(sql) or b"pg_advisory" in sql:
         return sql
     for place in (rb"%\((?:rows|scans)\)s::jsonb", rb"%\(lanes\)s::smallint\[\]", rb"%\(lane\)s::smallint"):
         if re.search(place, sql):
@@ -111,8 +101,7 @@ class Actor:
         self.state: Literal["busy", "ready", "gated", "blocked", "parked", "done"] = "busy"
         self.pid: int | None = None
         """Of the connection on which a statement is under way."""
-        self.step = ""
-        self.kind: Kind = "read"
+        self.step = Step("", "read")
         self.gated = False
         """Does the statement that is next call the gate?"""
         self.seen = 0
@@ -123,6 +112,7 @@ class Actor:
         self.error: BaseException | None = None
         self._go = asyncio.Event()
         self._open = False
+        self._touched: Footprint = frozenset()
 
     async def run(self, call: Call[Row]) -> list[Row]:
         """A statement, when it is its turn."""
@@ -133,8 +123,11 @@ class Actor:
         return await self._statement(call, self._aside, alone=True)
 
     async def _statement(self, call: Call[Row], connection: AsyncConnection[Any], *, alone: bool) -> list[Row]:
-        reads = not _LOCKS.search(call.sql)
-        await self._turn(self._lab.name_of(call), "read" if reads else "commit" if alone else "write", gated=b"interleave.gate" in call.sql)
+        name, reads = self._lab.name_of(call), not LOCKS.search(call.sql)
+        step = Step(name, "read" if reads else "commit" if alone else "write", places_of(name, call))
+        if not alone:
+            self._touched |= step.places
+        await self._turn(step, gated=b"interleave.gate" in call.sql)
         return await self._send(call, connection, publishes=alone and not reads)
 
     async def _send(self, call: Call[Row], connection: AsyncConnection[Any], *, publishes: bool) -> list[Row]:
@@ -152,7 +145,7 @@ class Actor:
     async def transaction(self) -> AsyncGenerator[None]:
         """BEGIN is seen by nobody and has no turn; COMMIT and ROLLBACK have."""
         await BEGIN.on(self._main)
-        self._open = True
+        self._open, self._touched = True, frozenset()
         try:
             yield
         except Exception:
@@ -161,7 +154,7 @@ class Actor:
         await self._end(COMMIT, "commit")
 
     async def _end(self, call: Call[Any], kind: Kind) -> None:
-        await self._turn(call.sql.decode(), kind)
+        await self._turn(Step(call.sql.decode(), kind, self._touched))
         self._open = False
         await self._send(call, self._main, publishes=True)
 
@@ -173,8 +166,8 @@ class Actor:
         self._lab.changed.set()
         await self._go.wait()
 
-    async def _turn(self, step: str, kind: Kind, *, gated: bool = False) -> None:
-        self.step, self.kind, self.gated = step, kind, gated
+    async def _turn(self, step: Step, *, gated: bool = False) -> None:
+        self.step, self.gated = step, gated
         self._go.clear()
         self.state = "ready"
         self._lab.changed.set()
@@ -206,7 +199,7 @@ Operation = Callable[[Actor], Awaitable[Any]]
 class Node:
     """A point of a schedule: what could be chosen, what was, and what need not be because its order makes no difference."""
 
-    options: Mapping[Choice, Kind]
+    options: Mapping[Choice, Step]
     sleep: frozenset[Choice]
     chosen: Choice
     tried: set[Choice] = field(default_factory=set[Choice])
@@ -221,11 +214,11 @@ class Node:
 
     def below(self) -> frozenset[Choice]:
         """What may sleep after this choice: it was tried before it, and its order against it makes no difference."""
-        kind = self.options[self.chosen]
+        step = self.options[self.chosen]
         return frozenset(
             each
             for each in self.sleep | self.tried
-            if each.actor != self.chosen.actor and each in self.options and commutes(self.options[each], kind)
+            if each.actor != self.chosen.actor and each in self.options and step.commutes(self.options[each])
         )
 
 
@@ -329,26 +322,26 @@ class Lab:
             held += choice.held
             await self._perform(choice)
 
-    def _options(self, holds: int) -> dict[Choice, Kind]:
+    def _options(self, holds: int) -> dict[Choice, Step]:
         """Who can be next. One that is held goes on after another's commit, or if nobody else can; so does one that is parked."""
-        options: dict[Choice, Kind] = {}
+        options: dict[Choice, Step] = {}
         going = [actor for actor in self.actors if actor.state != "done"]
         for actor in going:
             if actor.state == "ready" or (actor.state == "gated" and self.commits > actor.seen):
-                options[Choice(actor.number, False)] = actor.kind
+                options[Choice(actor.number, False)] = actor.step
             if actor.state == "ready" and actor.gated and holds > 0 and len(going) > 1:
-                options[Choice(actor.number, True)] = "snap"
+                options[Choice(actor.number, True)] = actor.step._replace(kind="snap")
         if options or not going:
             return options
         gated = [actor for actor in going if actor.state == "gated"]
         if not gated:
-            raise Stuck(", ".join(f"{actor.name} is {actor.state} at {actor.step}" for actor in going))
-        return {Choice(actor.number, False): actor.kind for actor in gated}
+            raise Stuck(", ".join(f"{actor.name} is {actor.state} at {actor.step.name}" for actor in going))
+        return {Choice(actor.number, False): actor.step for actor in gated}
 
     async def _perform(self, choice: Choice) -> None:
         actor = self.actors[choice.actor]
         opened = actor.state == "gated"
-        self.trace.append(f"{actor.name}: {actor.step}{' (held)' if choice.held else ' (goes on)' if opened else ''}")
+        self.trace.append(f"{actor.name}: {actor.step.name}{' (held)' if choice.held else ' (goes on)' if opened else ''}")
         if opened:
             actor.state = "busy"
             await self._gate("unlock", actor)

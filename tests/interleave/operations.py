@@ -17,8 +17,8 @@ from queuert_py.postgres.plans import Plan, carry_out
 from queuert_py.postgres.starts import Start, careful
 from queuert_py.postgres.store import Call, Store
 from queuert_py.runtime.finisher import settle_calls
-from queuert_py.runtime.reaper import Reaper
-from queuert_py.values import Block, Dedup, Delay, Ending, LiveJob, Step, Verdict
+from queuert_py.runtime.reaper import blank_job
+from queuert_py.values import Block, Dedup, Delay, Doom, Ending, LiveJob, Step, Verdict
 from tests.interleave.kit import Actor, Operation
 from tests.interleave.scenes import LEASE, NAMES, TOKEN, TYPE, Scene, id_of, start
 
@@ -323,14 +323,19 @@ async def reschedule(actor: Actor, world: World) -> Outcome:
 # --- leases
 
 
+def _judged(row: tuple[Any, ...], attempts: int) -> tuple[LiveJob, Verdict | Doom, bool]:
+    """What becomes of a job of lock_lost, for a job type with so many attempts."""
+    *place, attempt, crash_count, begun, most, _, _ = row
+    policy, error = judge.Policy(max_attempts=attempts), '{"type": "WorkerLost"}'
+    verdict = judge.after_loss(policy, error, begun=begun, override=most, attempt=attempt, crash_count=crash_count, random=0.0)
+    return blank_job(*place), verdict, False
+
+
 def _reaping(attempts: int) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
-        nothing: Any = None
-        reaper = Reaper(nothing, nothing, "r", 30.0, lambda _: judge.Policy(max_attempts=attempts), lambda _: None, lambda _: None)
         outcome = Outcome("reaped")
         async with actor.transaction():
-            found = await actor.run(world.store.lock_lost(["w1"], 10))
-            items = [reaper._judge(row) for row in found]
+            items = [_judged(row, attempts) for row in await actor.run(world.store.lock_lost(["w1"], 10))]
             for name, call in settle_calls(world.store, items, timedelta(0)).items():
                 answers = {row[0] for row in await actor.run(call)}
                 if name == "end_jobs":

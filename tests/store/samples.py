@@ -36,9 +36,8 @@ def claim(store: Store, scans: list[str], *, limit: int = 10, slots: int = 100, 
 _ANY: Mapping[str, None] = dict.fromkeys(("type", "queue", "tag", "correlation_id"))
 SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "insert_sequences": lambda store: store.insert_sequences([]),
-    "insert_or_join": lambda store: store.insert_or_join(
-        f'{{"lane":0,"sequence_id":"{ID}","type":"t","queue":"q","priority":0,"input":{{}}}}'
-    ),
+    "insert_or_join": lambda store: store.insert_or_join([]),
+    "set_waits": lambda store: store.set_waits([]),
     "find_keys": lambda store: store.find_keys([]),
     "find_repeats": lambda store: store.find_repeats([]),
     "undo_starts": lambda store: store.undo_starts([]),

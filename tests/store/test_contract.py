@@ -26,6 +26,7 @@ from tests.store.samples import SAMPLES
 CONTRACT: Mapping[str, tuple[str, str]] = {
     "insert_sequences": ("rows jsonb", "sequence_id text"),
     "insert_or_join": ("rows jsonb", "sequence_id text, key text"),
+    "set_waits": ("rows jsonb", ""),
     "find_keys": ("rows jsonb", "ordinal int4, sequence_id text"),
     "find_repeats": ("rows jsonb", "sequence_id text, ?column? bool"),
     "undo_starts": ("rows jsonb", "sequence_id text"),

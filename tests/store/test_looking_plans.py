@@ -1,10 +1,10 @@
-"""Every filter of the lists reads by an index that is made for it, with the planner as it comes: 20,000 unfinished, 40,000 finished jobs."""
+"""Every filter of the lists reads by an index that is made for it, with the planner as it comes."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -104,7 +104,11 @@ TABLE: list[tuple[dict[str, Any], str | None, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("filters", "live", "finished"), TABLE, ids=lambda value: "+".join(value) if isinstance(value, dict) else None)
+def name_of(value: object) -> str | None:
+    return "+".join(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
+
+
+@pytest.mark.parametrize(("filters", "live", "finished"), TABLE, ids=name_of)
 @pytest.mark.parametrize("make", [sequences, jobs])
 async def test_a_filter_is_read_by_its_index(
     connection: Connection, make: Any, filters: dict[str, Any], live: str | None, finished: str | None
@@ -127,7 +131,7 @@ async def test_a_page_is_read_in_order_and_ends_at_its_limit(connection: Connect
 async def test_a_later_page_costs_no_more_than_the_first(connection: Connection) -> None:
     async def read(after: UUID | None) -> int:
         call = Store("queuert").list_sequences(checked({}, SequenceFilters), limit=101, after=after)
-        return (await plan(connection, call, "analyze, buffers, "))[0]["Shared Hit Blocks"]
+        return int((await plan(connection, call, "analyze, buffers, "))[0]["Shared Hit Blocks"])
 
     first = await read(None)
     assert await read(UUID("00001000-0000-0000-0000-000000000000")) <= first * 1.5

@@ -39,7 +39,9 @@ def main() -> None:
         database.prepare("queuert")
         print(f"database ready after {time.perf_counter() - begun:.2f} s")
         took = timed(database, int(sys.argv[1]) if len(sys.argv) > 1 else 50)
-        print(f"a test of three steps: p50 {statistics.median(took):.0f} ms, best {min(took):.0f}, worst {max(took):.0f}, first {took[0]:.0f}")
+        print(
+            f"a test of three steps: p50 {statistics.median(took):.0f} ms, best {min(took):.0f}, worst {max(took):.0f}, first {took[0]:.0f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
--- As insert_sequences, for a single keyed start whose winner ended while it was looked for: waits for the key and cannot lose again.
+-- As insert_sequences, for keyed starts whose winners ended again and again while they were looked for: waits for the holders, cannot lose.
 insert into /* schema */live_job as l (
     lane, sequence_id, job_id, root_id, origin_id, sequence_type, type, queue, priority, run_at, input, key, correlation_id, tags,
     max_attempts, backoff, timeout, expires_at, deadline_at, watched, open_blockers, blocker_count, on_blocker_failure, doom
@@ -13,6 +13,6 @@ from jsonb_to_recordset(%(rows)s::jsonb) as r (
     expires interval, deadline_at timestamptz, deadline interval, watched boolean, open_blockers integer, blocker_count integer,
     on_blocker_failure text, doom jsonb
 )
-order by r.lane, r.type, r.key, r.sequence_id
+order by r.lane, r.type collate "C", r.key collate "C", r.sequence_id
 on conflict (lane, sequence_type, key) where key is not null do update set key = excluded.key
 returning l.sequence_id::text, l.key

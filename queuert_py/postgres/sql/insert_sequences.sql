@@ -13,6 +13,6 @@ from jsonb_to_recordset(%(rows)s::jsonb) as r (
     expires interval, deadline_at timestamptz, deadline interval, watched boolean, open_blockers integer, blocker_count integer,
     on_blocker_failure text, doom jsonb
 )
-order by r.lane, r.type, r.key, r.sequence_id
+order by r.lane, r.type collate "C", r.key collate "C", r.sequence_id
 on conflict do nothing
 returning sequence_id::text

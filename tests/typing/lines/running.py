@@ -1,283 +1,122 @@
-"""What runs a handler: `def` handlers, dependencies, batches, processes and middleware."""
+"""Running here and testing: run, map, run_once, drain, the virtual clock, handlers without a database, the fixture."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, assert_type
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pydantic import BaseModel
+from typing_extensions import assert_type
 
-from queuert_py import Continuation, Depends, Engine, InternalJobType, Job, JobType, JobTypes, SyncJob, continue_with
-from queuert_py.job import Connection, SyncConnection
-from queuert_py.middleware import Middleware
-from queuert_py.testing import run_handler
+from queuert_py import Blocker, Continuation, Engine, InternalJobType, JobType, JobTypes
+from queuert_py.errors import MapStoppedError, QueuertError
+from queuert_py.job import Connection
+from queuert_py.testing import Harness, Ran, Summary, VirtualClock, drain, failed, finished, run_handler
 
 
-class Order(BaseModel):
-    number: int
+class Photo(BaseModel):
+    file: str
 
 
-class Parcel(BaseModel):
-    weight: float
+class Thumbnail(BaseModel):
+    width: int
 
 
-class Refusal(BaseModel):
-    why: str
+class Caption(BaseModel):
+    text: str
 
 
-class Db:
-    def find(self, number: int) -> float:
-        return 1.0
-
-
-shop = JobTypes()
-last = InternalJobType[Order, Parcel]("last")
-
-
-# --- `def` handlers
-
-
-@shop.job_type
-def bare(job: SyncJob[Order]) -> Parcel:
-    assert_type(job.input, Order)
-    assert_type(job.aborted, bool)
-    with job.prepare() as tx:
-        assert_type(tx, SyncConnection)
-        row = tx.execute("select 1").fetchone()
-        row[0]  # E
-    assert_type(job.step("weigh", lambda: 1.0), float)
-    job.step("weigh", 1.0)  # E
-    job.sleep(3)
-    job.sleep("3")  # E
-    job.progress(50, "half")
-    with job.finalize() as tx:
-        await_it = tx.execute("select 1")
-        await_it.fetchall()
-        return Parcel(weight=1)
-
-
-assert_type(bare, JobType[Order, Parcel])
-
-
-@shop.job_type("refused", timeout=3)
-def refused(job: SyncJob[Order]) -> Parcel | Refusal | None:
-    return None
-
-
-assert_type(refused, JobType[Order, Parcel | Refusal | None])
-
-
-@shop.job_type("branch", isolation="process")
-def branch(job: SyncJob[Order]) -> Refusal | Continuation[Parcel]:
-    return continue_with(last, job.input)
-
-
-assert_type(branch, JobType[Order, Refusal | Parcel])
-
-
-@shop.job_type("onward", internal=True)
-def onward(job: SyncJob[Order]) -> Continuation[Parcel]:
-    return continue_with(last, job.input)
-
-
-assert_type(onward, InternalJobType[Order, Parcel])
-
-
-@shop.handler(last)
-def implement(job: SyncJob[Order]) -> Parcel:
-    return Parcel(weight=1)
-
-
-@shop.handler(last)  # E
-def implement_wrongly(job: SyncJob[Order]) -> Refusal:
-    return Refusal(why="")
-
-
-@shop.handler(last)  # E
-def implement_with_job(job: Job[Order]) -> Parcel:
-    return Parcel(weight=1)
-
-
-@shop.job_type  # E
-def with_job(job: Job[Order]) -> Parcel:
-    return Parcel(weight=1)
-
-
-@shop.job_type  # E
-async def async_with_sync_job(job: SyncJob[Order]) -> Parcel:
-    return Parcel(weight=1)
-
-
-@shop.job_type  # E
-def returns_number(job: SyncJob[Order]) -> int:
-    return 1
-
-
-@shop.job_type("fork", isolation="fork")  # E
-def forked(job: SyncJob[Order]) -> Parcel:
-    return Parcel(weight=1)
-
-
-async def wrong_phase(job: SyncJob[Order], other: Job[Order]) -> None:
-    async with job.prepare():  # E
-        pass
-    with other.prepare():  # E
-        pass
-
-
-# --- dependencies
-
-
-def get_db() -> Db:
-    return Db()
-
-
-async def get_db_async() -> Db:
-    return Db()
-
-
-def open_db() -> Iterator[Db]:
-    yield Db()
-
-
-async def open_db_async() -> AsyncIterator[Db]:
-    yield Db()
-
-
-async def generate_db() -> AsyncGenerator[Db]:
-    yield Db()
-
-
-assert_type(Depends(get_db), Db)
-assert_type(Depends(get_db_async), Db)
-assert_type(Depends(open_db), Db)
-assert_type(Depends(open_db_async), Db)
-assert_type(Depends(generate_db), Db)
-assert_type(Depends(Db), Db)
-
-
-@shop.job_type("needs")
-async def needs(job: Job[Order], a: Db = Depends(get_db), b: Db = Depends(open_db_async)) -> Parcel:
-    return Parcel(weight=a.find(1))
-
-
-@shop.job_type("needs-in-thread")
-def needs_in_thread(job: SyncJob[Order], db: Db = Depends(open_db)) -> Parcel:
-    return Parcel(weight=db.find(1))
-
-
-assert_type(needs, JobType[Order, Parcel])
-assert_type(needs_in_thread, JobType[Order, Parcel])
-
-
-async def needs_other(job: Job[Order], db: str = Depends(get_db)) -> Parcel:  # E
-    return Parcel(weight=1)
-
-
-@shop.job_type("without-depends")  # E
-async def without_depends(job: Job[Order], db: Db) -> Parcel:
-    return Parcel(weight=1)
-
-
-Depends(3)  # E
-Depends()  # E
-
-
-async def tests() -> None:
-    assert_type(await run_handler(needs, Order(number=1), overrides={get_db: Db}), Parcel | Continuation[Parcel])
-    await run_handler(needs, Order(number=1), overrides={"get_db": Db})  # E
-
-
-# --- batches
-
-
-@shop.batch_type("pack", size=10)
-async def pack(jobs: Sequence[Job[Order]]) -> list[Parcel]:
-    return [Parcel(weight=job.input.number) for job in jobs]
-
-
-@shop.batch_type("pack-some", size=10, max_attempts=3)
-async def pack_some(jobs: Sequence[Job[Order]], db: Db = Depends(get_db)) -> Sequence[Parcel | Exception]:
-    return [ValueError() for _ in jobs]
-
-
-assert_type(pack, JobType[Order, Parcel])
-assert_type(pack_some, JobType[Order, Parcel])
-
-
-@shop.batch_type("no-size")  # E
-async def no_size(jobs: Sequence[Job[Order]]) -> list[Parcel]:
-    return []
-
-
-@shop.batch_type("one", size=10)  # E
-async def one(job: Job[Order]) -> Parcel:
-    return Parcel(weight=1)
-
-
-@shop.batch_type("one-outcome", size=10)  # E
-async def one_outcome(jobs: Sequence[Job[Order]]) -> Parcel:
-    return Parcel(weight=1)
-
-
-@shop.batch_type("no-coroutine", size=10)  # E
-def no_coroutine(jobs: Sequence[Job[Order]]) -> list[Parcel]:
-    return []
-
-
-# --- middleware
-
-
-class Timing(Middleware):
-    @asynccontextmanager
-    async def around_attempt(self, job: Job[Any, Any]) -> AsyncGenerator[None]:
-        yield
-
-    @asynccontextmanager
-    async def finalize(self, job: Job[Any, Any], tx: Connection) -> AsyncGenerator[None]:
-        await tx.execute("select 1")
-        yield
-
-
-class Session:
-    """A unit of work of some other library."""
-
-
-class OfSessions(Middleware[Session]):
-    @asynccontextmanager
-    async def prepare(self, job: Job[Any, Any], tx: Session) -> AsyncGenerator[None]:
-        yield
-
-
-class Any_(Middleware[object]):
-    @asynccontextmanager
-    async def around_attempt(self, job: Job[Any, Any]) -> AsyncGenerator[None]:
-        yield
-
-
-class NotEntered(Middleware):
-    async def around_attempt(self, job: Job[Any, Any]) -> None:  # E
-        pass
+class Album(BaseModel):
+    cover: Blocker[Thumbnail]
 
 
 engine = Engine("postgresql://")
-engine.use(Timing(), Any_())
-shop.use(Any_())
-engine.use(OfSessions())  # E
-engine.use(Timing)  # E
-JobTypes[Session]().use(OfSessions(), Any_())
-JobTypes[Session]().use(Timing())  # E
+shrink = JobType[Photo, Thumbnail]("shrink")
+look = JobType[Photo, Thumbnail | Caption]("look")
+drop = JobType[Photo, None]("drop")
+touch_up = InternalJobType[Photo, Thumbnail]("touch_up")
+bind = JobType[Album, Caption]("bind")
+photo = Photo(file="a.jpg")
 
 
-@engine.job_type("strict", requires=(Timing,))
-async def strict(job: Job[Order]) -> None: ...
+async def run() -> None:
+    assert_type(await engine.run(shrink, photo), Thumbnail)
+    assert_type(await engine.run(look, photo, key="a", priority=3), Thumbnail | Caption)
+    assert_type(await engine.run(drop, input=photo), None)
+    assert_type(await engine.run("shrink", {"file": "a.jpg"}, output=Thumbnail), Thumbnail)
+    assert_type(await engine.run("shrink", photo), Any)
+
+    await engine.run(touch_up, photo)  # E
+    await engine.run(shrink, Caption(text="a"))  # E
+    await engine.run(shrink)  # E
+    await engine.run(shrink, photo, retries=3)  # E
+    await engine.run(shrink, {"file": "a.jpg"})  # E
+    await engine.run("shrink", {"file": "a.jpg"}, output=int)  # E
+    wrong: Caption = await engine.run(shrink, photo)  # E
+    print(wrong)
 
 
-@engine.job_type("stricter", requires=Timing)  # E
-async def stricter(job: Job[Order]) -> None: ...
+async def map() -> None:
+    assert_type(await engine.map(shrink, [photo]), list[Thumbnail | QueuertError])
+    assert_type(await engine.map(shrink, (photo for _ in range(3)), concurrency=5), list[Thumbnail | QueuertError])
+    assert_type(await engine.map(look, [photo], stop_on_error=True), list[Thumbnail | Caption])
+    try:
+        await engine.map(drop, [photo], stop_on_error=True, queue="side")
+    except MapStoppedError as error:
+        assert_type(list(error.not_started), list[int])
+        assert_type(error.errors[0], QueuertError)
+
+    await engine.map(touch_up, [photo])  # E
+    await engine.map(shrink, [Caption(text="a")])  # E
+    await engine.map(shrink, photo)  # E
+    await engine.map(shrink, [photo], concurrency="3")  # E
+    await engine.map("shrink", [photo])  # E
+    widths = await engine.map(shrink, [photo])
+    print(widths[0].width)  # E
 
 
-with engine.override(get_db, open_db):
-    pass
-engine.override(get_db)  # E
+async def once() -> None:
+    done = await engine.run_once(limit=10, budget=timedelta(seconds=5), grace=0.5)
+    assert_type(done, Summary)
+    assert_type(done.claimed, int)
+    assert_type(done.available, int)
+    assert_type(done.outcomes["completed"], int)
+    assert_type(done.ran[0], Ran)
+
+    await engine.run_once(10)  # E
+    await engine.run_once(limit="10")  # E
+    await engine.run_once(queues="default", typo=1)  # E
+    done.claimed = 3  # E
+
+
+async def testing(queuert: Harness, jobs: JobTypes) -> None:
+    async with queuert(engine) as bound:
+        assert_type(bound, Engine[Connection])
+    async with queuert(jobs) as made:
+        assert_type(await made.run(shrink, photo), Thumbnail)
+    with queuert(engine) as sync:
+        assert_type(queuert.run(sync.run(shrink, photo)), Thumbnail)
+        assert_type(queuert.run(drain(sync)), Summary)
+    clock = VirtualClock(engine)
+    assert_type(await clock.advance(timedelta(days=1)), datetime)
+    assert_type(await clock.now(), datetime)
+    assert_type(await clock.advance_to(datetime.now(UTC)), datetime)
+    assert_type(await drain(engine, through=3600), Summary)
+
+    queuert("postgresql://")  # E
+    await drain(jobs)  # E
+    await clock.advance("1 day")  # E
+    VirtualClock(jobs)  # E
+
+
+async def alone() -> None:
+    assert_type(await run_handler(shrink, photo), Thumbnail | Continuation[Thumbnail])
+    assert_type(await run_handler(touch_up, photo, attempt=2, events={"a": photo}), Thumbnail | Continuation[Thumbnail])
+    assert_type(finished(Thumbnail(width=1)), Blocker[Thumbnail])
+    await run_handler(bind, Album(cover=finished(Thumbnail(width=1))))
+    await run_handler(bind, Album(cover=failed("no ink")))
+
+    await run_handler(shrink, Caption(text="a"))  # E
+    await run_handler("shrink", photo)  # E
+    Album(cover=finished(Caption(text="a")))  # E
+    finished("text")  # E
