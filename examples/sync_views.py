@@ -54,7 +54,11 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 def request(method: str, path: str) -> None:
     statuses: list[str] = []
-    body = b"".join(app({"REQUEST_METHOD": method, "PATH_INFO": path}, lambda status, headers: statuses.append(status)))
+
+    def start_response(status: str, headers: object) -> None:
+        statuses.append(status)
+
+    body = b"".join(app({"REQUEST_METHOD": method, "PATH_INFO": path}, start_response))
     print(f"{method} {path} -> {statuses[0]}: {body.decode()}")
 
 

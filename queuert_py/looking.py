@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict, TypeVar, cast, get_args
 from uuid import UUID
@@ -140,7 +140,7 @@ def _uuid(value: Any, name: str) -> UUID | None:
     return value
 
 
-def page(rows: list[T], limit: int, place_of: Any) -> Page[T]:
+def page(rows: list[T], limit: int, place_of: Callable[[T], str]) -> Page[T]:
     """A page of what was read with one row more than asked for: whether there is more is known, not guessed."""
     more = len(rows) > limit
     rows = rows[:limit]

@@ -14,7 +14,7 @@ from queuert_py import __version__
 from queuert_py.cli.act import migrate, retry, start
 from queuert_py.cli.control import cancel, delete, reschedule, trigger
 from queuert_py.cli.demo import demo
-from queuert_py.cli.look import list_, show, status
+from queuert_py.cli.look import list_, show, status, why
 from queuert_py.cli.trouble import CODES, SIGNALLED, explain, tell
 from queuert_py.cli.worker import worker
 
@@ -31,7 +31,7 @@ def queuert() -> None:
     """The group; its commands are added below."""
 
 
-for command in (demo, worker, migrate, status, list_, show, retry, start, cancel, delete, trigger, reschedule):
+for command in (demo, worker, migrate, status, list_, show, why, retry, start, cancel, delete, trigger, reschedule):
     command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."))
     queuert.add_command(command)
 

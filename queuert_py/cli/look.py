@@ -1,10 +1,11 @@
-"""Commands that look and change nothing: status, list, show."""
+"""Commands that look and change nothing: status, list, show, why."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from uuid import UUID
 
@@ -13,9 +14,13 @@ import click
 from queuert_py import Engine
 from queuert_py.cli import apps, output
 from queuert_py.cli.trouble import USAGE, Trouble
+from queuert_py.looking import Page
 from queuert_py.runtime.leases import presence_class
-from queuert_py.values import AttemptRecord, JobRecord, SequenceRecord, Status
+from queuert_py.values import AttemptRecord, JobRecord, LinkRecord, SequenceRecord, Status
+from queuert_py.why import Why
 
+LINKS = 100
+"""Blockers, and dependents, that `show` prints at most."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -146,13 +151,38 @@ def _remarks(standing: Standing) -> list[str]:
 # --- list
 
 
+def instant(text: str | None, option: str) -> datetime | None:
+    """An instant from the command line: ISO, in UTC unless it says otherwise; or how long ago (30m, 2h, 7d)."""
+    if text is None:
+        return None
+    ago = re.fullmatch(r"(\d+)([smhd])", text.strip())
+    if ago:
+        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[ago[2]])
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise Trouble(
+            f"{option} {text!r} is no time.", "a date, a time, or a span back from now", "write 2026-01-31T12:00, or 30m, 2h, 7d", USAGE
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 @click.command("list")
 @apps.database_options
 @click.option("--status", "wanted", type=click.Choice(get_args(Status)), help="Only sequences that stand so.")
 @click.option("--failed", is_flag=True, help="The same as --status failed.")
-@click.option("--type", "type_", metavar="TYPE", help="Only sequences that started with this job type.")
+@click.option("--type", "type", metavar="TYPE", help="Only sequences that started with this job type.")
+@click.option("--queue", help="Only sequences in this queue.")
 @click.option("--key", help="Only sequences of this key.")
+@click.option("--tag", help="Only sequences with this tag.")
+@click.option("--correlation", "correlation_id", metavar="ID", help="Only sequences of this correlation id.")
+@click.option("--root", metavar="ID", help="Only this sequence and all that was started from it.")
+@click.option("--created-after", metavar="TIME", help="Started since: 2026-01-31T12:00 (UTC), or 30m, 2h, 7d ago.")
+@click.option("--created-before", metavar="TIME", help="Started before.")
+@click.option("--finished-after", metavar="TIME", help="Ended since.")
+@click.option("--finished-before", metavar="TIME", help="Ended before.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--after", metavar="PAGE", help="What follows a page: as the command says at its end.")
 @json_option
 def list_(
     app: str | None,
@@ -160,15 +190,20 @@ def list_(
     schema: str | None,
     wanted: Status | None,
     failed: bool,
-    type_: str | None,
-    key: str | None,
     limit: int,
+    after: str | None,
     as_json: bool,
+    **given: str | None,
 ) -> None:
     """List sequences, newest first."""
     if failed and wanted not in (None, "failed"):
         raise Trouble("--failed and --status contradict each other.", "both say which sequences to list", "give one of them", USAGE)
-    found = apps.run(_list(apps.named(app, app_dir, schema), "failed" if failed else wanted, type_, key, limit))
+    filters: dict[str, Any] = {"status": "failed" if failed else wanted}
+    root = given.pop("root")
+    filters["root_id"] = None if root is None else identifier(root)
+    for name, text in given.items():
+        filters[name] = instant(text, f"--{name.replace('_', '-')}") if name.endswith(("_after", "_before")) else text
+    found = apps.run(_list(apps.named(app, app_dir, schema), filters, limit, after))
     if as_json:
         output.print_json(found)
         return
@@ -176,13 +211,13 @@ def list_(
         output.say("No such sequences.")
         return
     output.table(("id", "type", "status", "step", "attempt", "created", "key", "says"), [_sequence_row(each) for each in found])
-    if len(found) == limit:
-        output.say(f"The newest {limit}; --limit shows more.")
+    if found.next:
+        output.say(f"There are more: --after {found.next} (or a larger --limit).")
 
 
-async def _list(engine: Engine[Any], status: Status | None, type_: str | None, key: str | None, limit: int) -> list[SequenceRecord]:
+async def _list(engine: Engine[Any], filters: dict[str, Any], limit: int, after: str | None) -> Page[SequenceRecord]:
     async with apps.opened(engine):
-        return await engine.list_sequences(status=status, type=type_, key=key, limit=limit)
+        return await engine.list_sequences(limit=limit, after=after, **filters)
 
 
 def _sequence_row(record: SequenceRecord) -> Sequence[object]:
@@ -204,20 +239,46 @@ def describe_error(error: Any) -> str:
 @apps.database_options
 @json_option
 def show(id: str, app: str | None, app_dir: str, schema: str | None, as_json: bool) -> None:
-    """Show one sequence: its jobs, its attempts with their errors, and what to type next."""
-    record, jobs, attempts = apps.run(_read(apps.named(app, app_dir, schema), identifier(id)))
+    """Show one sequence: its jobs, what they wait for, its attempts with their errors, and what to type next."""
+    found = apps.run(_read(apps.named(app, app_dir, schema), identifier(id)))
     if as_json:
-        output.print_json({"sequence": record, "jobs": jobs, "attempts": attempts})
+        output.print_json(found)
         return
-    _print_sequence(record)
-    output.table(("#", "job type", "status", "attempt", "crashes", "queue", "took", "worker"), [_job_row(each) for each in jobs])
-    _print_attempts(attempts)
-    output.say(_next(record))
+    _print_sequence(found.sequence)
+    output.table(("#", "job type", "status", "attempt", "crashes", "queue", "took", "worker"), [_job_row(each) for each in found.jobs])
+    _print_links("Waits for", found.blockers)
+    _print_links("Waited for by", found.dependents)
+    _print_attempts(found.attempts)
+    output.say(_next(found.sequence))
 
 
-async def _read(engine: Engine[Any], id: UUID) -> tuple[SequenceRecord, list[JobRecord], list[AttemptRecord]]:
+@dataclass(frozen=True)
+class Shown:
+    """What `show` shows, as it is printed as JSON."""
+
+    sequence: SequenceRecord
+    jobs: list[JobRecord]
+    blockers: list[LinkRecord]
+    dependents: list[LinkRecord]
+    attempts: list[AttemptRecord]
+
+
+async def _read(engine: Engine[Any], id: UUID) -> Shown:
     async with apps.opened(engine):
-        return await engine.get_sequence(id), await engine.list_jobs(id), await engine.list_attempts(id)
+        record = await engine.get_sequence(id)
+        blockers, dependents = await engine.list_blockers(id), await engine.list_dependents(id, limit=LINKS)
+        return Shown(record, await engine.list_jobs(id), blockers, dependents, await engine.list_attempts(id))
+
+
+def _print_links(title: str, links: Sequence[LinkRecord]) -> None:
+    """Blockers or dependents: those that are still open first."""
+    if not links:
+        return
+    rows = [
+        (each.id, each.type or "(deleted)", each.status, each.position, "no" if each.settled else "yes")
+        for each in sorted(links, key=lambda each: each.settled)[:LINKS]
+    ]
+    output.table(("sequence", "type", "status", "#", "open"), rows, title=title)
 
 
 def _print_sequence(record: SequenceRecord) -> None:
@@ -230,6 +291,8 @@ def _print_sequence(record: SequenceRecord) -> None:
             ("key", record.key),
             ("correlation", record.correlation_id),
             ("tags", ", ".join(record.tags) or None),
+            ("root", record.root_id if record.root_id != record.id else None),
+            ("progress", _progress(record.progress) if record.finished_at is None else None),
             ("created", f"{record.created_at:%Y-%m-%d %H:%M:%S %Z} ({output.ago(record.created_at)})"),
             ("ended", f"{record.finished_at:%Y-%m-%d %H:%M:%S %Z}" if record.finished_at else None),
             ("input", output.compact(record.input, 1000)),
@@ -238,6 +301,12 @@ def _print_sequence(record: SequenceRecord) -> None:
         )
     )
     print()
+
+
+def _progress(progress: Mapping[str, Any] | None) -> str | None:
+    if progress is None:
+        return None
+    return f"{progress.get('percent')} % {progress.get('message') or ''}".strip()
 
 
 def _job_row(job: JobRecord) -> Sequence[object]:
@@ -271,7 +340,33 @@ def _next(record: SequenceRecord) -> str:
             return f"It has ended. `queuert list --type {record.type}` shows others."
         case "running":
             return f"It runs. `queuert show {record.id}` shows how it goes on."
-        case "scheduled":
-            return "It waits for its time. `queuert status` shows the workers."
         case _:
-            return "It waits. `queuert status` shows whether a worker serves its queue; `queuert worker module:engine` starts one."
+            return f"It waits. `queuert why {record.id}` says what for."
+
+
+# --- why
+
+
+@click.command()
+@click.argument("id")
+@apps.database_options
+@json_option
+def why(id: str, app: str | None, app_dir: str, schema: str | None, as_json: bool) -> None:
+    """Say what a sequence waits for, or how it ended; behind a block, what is at the root of it."""
+    found = apps.run(_why(apps.named(app, app_dir, schema), identifier(id)))
+    if as_json:
+        output.print_json(found)
+        return
+    output.say(f"{found.code}: {found.sentence}")
+    for title, several in (("Because of", found.causes), ("At the root", found.roots)):
+        if several:
+            output.table(("sequence", "type", "why", "says"), [_why_row(each) for each in several], title=title)
+
+
+async def _why(engine: Engine[Any], id: UUID) -> Why:
+    async with apps.opened(engine):
+        return await engine.why(id)
+
+
+def _why_row(why: Why) -> Sequence[object]:
+    return why.sequence_id, why.type, why.code, output.one_line(why.sentence, 100)

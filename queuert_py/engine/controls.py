@@ -302,6 +302,7 @@ class Controls(Core[Tx]):
 
         async def work(own: AsyncConnection[Any]) -> T:
             async with _transaction(database, own):
+                await database.store.pin_plans().on(own)
                 outcome, changes = await carry_out(plan(database.store), own)
                 tries.append(changes)
                 return outcome

@@ -86,6 +86,6 @@ class Watches(Core[Tx]):
 
 def _check(kinds: tuple[Any, ...]) -> None:
     known = cast("tuple[object, ...]", kinds)
-    wrong = [each for each in known if not (isinstance(each, builtins.type) and issubclass(each, Event))]
+    wrong: list[object] = [each for each in known if not (isinstance(each, builtins.type) and issubclass(each, Event))]
     if wrong or not known:
         raise UsageError(f"{wrong[0]!r} is no kind of event." if wrong else "no kind of event is given: Event stands for all of them.")

@@ -182,7 +182,7 @@ class Health:
         for callback in self._callbacks:
             try:
                 callback(self.report)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # a future's result() may raise it: it must not end the monitor
                 logger.exception("a health callback failed")
 
 

@@ -400,6 +400,9 @@ class Store:
     def limit_wait(self, limit: timedelta) -> Call[str]:
         return Call(self._sql["limit_wait"], {"milliseconds": str(int(limit.total_seconds() * 1000))}, _first)
 
+    def pin_plans(self) -> Call[None]:
+        return Call(self._sql["pin_plans"], {}, lambda _: None)
+
     def lock_live(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
         return self._rows("lock_live", parts, tuple)
 

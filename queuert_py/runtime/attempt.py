@@ -142,6 +142,10 @@ class Attempt(Phases):
             self.writing = True
             self.host.decided(self, invalid_input(self.job_type, error))
             return None
+        except Exception as error:  # a validator's own mistake
+            self.writing = True
+            self.host.decided(self, self._judge(error))
+            return None
         self.job = Job[Any, Any](self, input)
         return self.job
 
@@ -154,10 +158,17 @@ class Attempt(Phases):
     def begin_clock(self) -> None:
         """From now on its time runs."""
         limit = self.row.timeout or self.job_type.options.get("timeout")
-        limits = [*([] if limit is None else [seconds(limit)]), *([] if self.row.deadline is None else [self.row.deadline])]
-        if limits:
-            timer = asyncio.get_running_loop().call_later(min(limits), self.abort, "timeout", self.host.grace)
-            self.timers = [*(self.timers or ()), timer]
+        if limit is not None:
+            self._abort_after(seconds(limit))
+
+    def keep_deadline(self) -> None:
+        """End it when its sequence's time is over."""
+        if self.row.deadline is not None:
+            self._abort_after(self.row.deadline)
+
+    def _abort_after(self, span: float) -> None:
+        timer = asyncio.get_running_loop().call_later(span, self.abort, "timeout", self.host.grace)
+        self.timers = [*(self.timers or ()), timer]
 
     async def _once(self, job: Job[Any, Any], tried: int) -> bool:
         """One run of the handler, up to its verdict. False: nothing was written, and it is to run again."""
@@ -193,7 +204,8 @@ class Attempt(Phases):
     async def _leave(self, around: Handling | None, error: BaseException | None) -> BaseException | None:
         """Roll back what is open, then close what stands around the handler: what that raises counts as the handler's own."""
         try:
-            await self._give_back()
+            if around is None or not around.left_behind:  # a thread may still be in the middle of a statement
+                await self._give_back()
         except BaseException as interrupted:
             error = interrupted
         return error if around is None else await around.close(error)

@@ -80,12 +80,21 @@ class Batch:
 
     async def _run(self) -> None:
         current.set(cast("Any", self))
+        try:
+            await self._handle()
+        except BaseException as error:  # nothing of ours should fail, but then nothing may be left without an end
+            for attempt in self._attempts:
+                if not attempt.writing:
+                    attempt.conclude(None, error)
+
+    async def _handle(self) -> None:
         jobs: dict[Attempt, Job[Any, Any]] = {}
         for attempt in self._attempts:
             job = attempt.load()
             if job is not None and await self._enter(attempt, job):
                 jobs[attempt] = job
-        outcomes: Iterable[Any] = await self._outcomes(list(jobs.values())) if jobs else ()
+        over = all(attempt.detached for attempt in jobs)
+        outcomes: Iterable[Any] = [None] * len(jobs) if over else await self._outcomes(list(jobs.values()))
         for attempt, outcome in reversed(list(zip(jobs, outcomes, strict=True))):
             error: BaseException | None = outcome if isinstance(outcome, BaseException) else None
             if attempt.detached:

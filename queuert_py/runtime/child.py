@@ -63,7 +63,6 @@ class _Remote:
 def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """One job: the output, or the error."""
     try:
-        sys.path[:] = request["path"]
         row = LiveJob(**request["row"])._replace(run_at=datetime.fromisoformat(request["row"]["run_at"]), timeout=None)
         module, handler = request["handler"]
         job_type = _job_type(module, handler, request["main"], row.type)
@@ -143,7 +142,3 @@ def main() -> None:
     answers.write(READY)
     while True:
         answers.write(to_json(handle(from_json(requests.get()))) + b"\n")
-
-
-if __name__ == "__main__":
-    main()

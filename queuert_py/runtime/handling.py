@@ -53,6 +53,7 @@ class Surroundings:
             self._batches.add(attempt)
         else:
             attempt.task = asyncio.get_running_loop().create_task(attempt.run())
+        attempt.keep_deadline()
         if shape is None or shape.how != "process":  # there the clock begins when there is a processor for it
             attempt.begin_clock()
 
@@ -116,6 +117,11 @@ class Handling:
         job = SyncJob[Any](self._running, self._job.input, bridge)
         given = await self._provided(bridge.run, {Job: self._job, SyncJob: job}).values(self._shape.needs)
         return await bridge.run(partial(self._handler, job, **given))
+
+    @property
+    def left_behind(self) -> bool:
+        """Does its thread go on although nobody waits for it any more?"""
+        return self._bridge is not None and self._bridge.over
 
     def _provided(self, call: Any, jobs: Mapping[Any, Any]) -> Provided:
         return Provided(jobs, call, self._opened, self._within.overrides)

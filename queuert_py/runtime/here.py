@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -67,7 +67,7 @@ class Here(Worker):
         return [rows.sequence_row(id, lane_of(id, lanes)) for id in self._wanted if id not in held]
 
     @contextmanager
-    def wanting(self, sequence_id: str) -> Iterator[None]:
+    def wanting(self, sequence_id: str) -> Generator[None]:
         """Inside the block it is run here whenever nobody else does."""
         self._wanted[sequence_id] += 1
         try:

@@ -111,7 +111,9 @@ class Phases(Keeps):
     def connection_of(self, tx: object) -> AsyncConnection[Any] | None:
         """The connection under what a phase of this attempt has yielded."""
         connection = self._connection
-        return connection if connection is not None and tx is not None and tx in (self._tx, sync_twin(connection)) else None
+        if connection is None or tx is None:
+            return None
+        return connection if tx is self._tx or tx is sync_twin(connection) else None
 
     def sync_tx(self) -> SyncConnection:
         """The open phase's transaction, for the handler's thread."""

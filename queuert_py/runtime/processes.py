@@ -23,6 +23,7 @@ from queuert_py.job_types import InternalJobType
 from queuert_py.sequence import BlockerEnding
 from queuert_py.values import LiveJob, Retry
 
+_BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from queuert_py.runtime.child import main; main()"
 READY = b"ready\n"
 LIMIT = 64 * 1024 * 1024
 """Bytes of one line: far beyond any payload."""
@@ -35,12 +36,17 @@ class RemoteTracebackError(Exception):
         super().__init__(f"\n\n{text}")
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Processes:
     """The children of one worker: at most as many as there are processors, kept for the next job, ended with the worker."""
 
     def __init__(self, most: int | None = None) -> None:
         self._idle: list[asyncio.subprocess.Process] = []
-        self._slots = asyncio.Semaphore(most or os.cpu_count() or 1)
+        self._slots = asyncio.Semaphore(most or processors())
 
     async def run(
         self, job_type: InternalJobType[Any, Any], row: LiveJob, endings: Mapping[str, BlockerEnding], begins: Callable[[], None]
@@ -50,7 +56,7 @@ class Processes:
         begins: told when a child takes it.
         """
         told = {key: asdict(ending) for key, ending in endings.items()}
-        request = {"handler": where(job_type), "row": row._asdict(), "endings": told, "path": sys.path, "main": _main()}
+        request = {"handler": where(job_type), "row": row._asdict(), "endings": told, "main": _main()}
         async with self._slots:
             child = await self._child()
             begins()
@@ -74,10 +80,9 @@ class Processes:
             child = self._idle.pop()
             if child.returncode is None:
                 return child
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "queuert_py.runtime.child", stdin=pipe, stdout=pipe, env=environment, limit=LIMIT
+            sys.executable, "-c", _BEGIN, to_json(sys.path).decode(), stdin=pipe, stdout=pipe, limit=LIMIT
         )
         try:
             assert child.stdout is not None  # noqa: S101

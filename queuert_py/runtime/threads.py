@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from queuert_py.errors import LeaseLostError, PhaseError
 
 T = TypeVar("T")
+_OVER = "this attempt is over: nothing more of it can be written."
 
 
 class _Thread(threading.Thread):
@@ -87,7 +88,7 @@ class Bridge:
         self._said: deque[_Asked | _Outcome] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._turns: SimpleQueue[Callable[[], Any] | _Outcome | None] = SimpleQueue()
-        self._over = False
+        self.over = False
         self._thread = threads.take()
         self._thread.work.put(self._stay)
 
@@ -95,6 +96,8 @@ class Bridge:
 
     async def run(self, fn: Callable[[], T]) -> T:
         """Have the thread call it, in a copy of this context; meanwhile do what it asks for. May be called while it asks."""
+        if self.over:
+            raise LeaseLostError(_OVER)
         self._turns.put(partial(copy_context().run, fn))
         while True:
             said = await self._hear()
@@ -120,7 +123,7 @@ class Bridge:
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or not self._holds_on():
-                    self._over = True  # nobody will hear the thread any more
+                    self.over = True  # nobody will hear the thread any more
                     self._turns.put(None)
                     raise
                 task.uncancel()
@@ -128,8 +131,8 @@ class Bridge:
 
     def end(self) -> None:
         """The thread is free for others, unless it was left to itself."""
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             self._turns.put(None)
 
     def _heard(self, said: _Asked | _Outcome) -> None:
@@ -161,18 +164,18 @@ class Bridge:
         try:
             self._loop.call_soon_threadsafe(self._heard, what)
         except RuntimeError:  # the loop is closed
-            self._over = True
+            self.over = True
             self._turns.put(None)
 
     def ask(self, fn: Callable[[], Awaitable[T]]) -> T:
         """From the thread: have the attempt's task await it, and give what it gives."""
         if threading.get_ident() != self._thread.ident:
             raise PhaseError("a job's phases belong to its handler's own thread: not to another one that it started.")
-        if not self._over:
+        if not self.over:
             self._say(_Asked(fn))
         answer = self._serve()
         if answer is None:
             self._turns.put(None)  # for whoever called the handler
-            raise LeaseLostError("this attempt is over: nothing more of it can be written.")
+            raise LeaseLostError(_OVER)
         value: T = answer.get()
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import LiteralString, cast
 from uuid import uuid4
 
@@ -75,7 +75,7 @@ class Scratch:
 
 
 @contextlib.contextmanager
-def scratch(server: str | None, setup: Callable[[str], object] | None = None) -> Iterator[Scratch]:
+def scratch(server: str | None, setup: Callable[[str], object] | None = None) -> Generator[Scratch]:
     """A fresh database on this server (a DSN whose role may create databases); None: on an ephemeral PostgreSQL, gone at the end.
 
     EmbeddedError, with the way out, where there is neither.

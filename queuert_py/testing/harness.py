@@ -39,7 +39,7 @@ class Harness:
     @overload
     def __call__(self, app: JobTypes[Connection], /, *registries: JobTypes[Connection]) -> Bound[Connection]: ...
     def __call__(self, app: Any, /, *registries: Any) -> Bound[Any]:
-        engine: Engine[Any] = app if isinstance(app, Engine) else Engine(self.dsn, app, *registries)
+        engine: Any = app if isinstance(app, Engine) else Engine(self.dsn, app, *registries)  # pyright: ignore[reportUnknownVariableType]
         return Bound(engine, self._database, self._portals)
 
     def run(self, awaitable: Awaitable[T], /) -> T:

@@ -7,7 +7,7 @@ import os
 
 from pydantic import BaseModel
 
-from queuert_py import Engine, Job
+from queuert_py import Blocker, Engine, Job
 
 engine = Engine()
 
@@ -24,6 +24,16 @@ class Done(BaseModel):
 @engine.job_type
 async def double(job: Job[Number]) -> Done:
     return Done(n=2 * job.input.n, pid=os.getpid())
+
+
+class After(BaseModel):
+    n: int
+    first: Blocker[Done]
+
+
+@engine.job_type
+async def after(job: Job[After]) -> Done:
+    return Done(n=job.input.n + job.input.first.output.n, pid=os.getpid())
 
 
 @engine.job_type(max_attempts=2, backoff=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from uuid import uuid4
@@ -92,6 +93,24 @@ def test_list_filters(queuert: Run, start: Start, drain: Callable[[], None]) -> 
     assert ids("--failed") == ids("--status", "failed") == ids("--type", "fail") == [failed]
     assert ids("--key", "k") == ids("--status", "scheduled") == [waiting]
     assert queuert("list", "--type", "nope").out == "No such sequences.\n"
+    assert ids("--queue", "default", "--created-after", "1h") == [waiting, done, failed]
+    assert ids("--created-before", "2020-01-01") == ids("--finished-after", "2999-01-01T12:00+02:00") == ids("--tag", "t") == []
+    assert ids("--finished-after", "1d", "--finished-before", "2999-01-01") == [done, failed]
+    assert ids("--correlation", "c") == []
+    assert ids("--root", done) == [done]
+    assert "is no time" in queuert("list", "--created-after", "soon").trouble(2)
+
+
+def test_list_goes_on_with_the_next_page(queuert: Run, start: Start) -> None:
+    started = [start("double", n) for n in range(3)]
+    shown = queuert("list", "--limit", 2).out
+    found = re.search(r"--after (\S+)", shown)
+    assert found
+    rest = queuert("list", "--limit", 2, "--after", found[1])
+    assert started[0] in rest.out
+    assert started[1] not in rest.out
+    assert "--after" not in rest.out
+    assert "the `next` of a page" in queuert("list", "--after", "x").trouble(2)
 
 
 def test_what_a_job_says_cannot_command_the_terminal(queuert: Run, start: Start, drain: Callable[[], None]) -> None:
@@ -129,6 +148,35 @@ def test_show_of_what_has_not_failed(queuert: Run, start: Start, drain: Callable
         shown = queuert("show", id).out
         assert '"n": 8' in shown
         assert "It has ended." in shown
+
+
+def test_show_has_what_is_waited_for_and_by_whom(queuert: Run, start: Start) -> None:
+    first = start("double", 1, "--delay", 3600)
+    waiting = queuert("start", "after", json.dumps({"n": 1, "first": first}), *APP).out.split()[0]
+    shown = queuert("show", waiting).out
+    assert re.search(rf"Waits for\n.*\n{first} +double +scheduled +0 +yes", shown)
+    assert f"queuert why {waiting}" in shown
+    assert re.search(rf"Waited for by\n.*\n{waiting} +after +blocked", queuert("show", first).out)
+    known = queuert("show", waiting, "--json").json
+    assert [(each["id"], each["settled"]) for each in known["blockers"]] == [(first, False)]
+
+
+# --- why
+
+
+def test_why_says_what_is_waited_for(queuert: Run, start: Start, drain: Callable[[], None]) -> None:
+    done, first = start("double"), start("double", 1, "--delay", 3600)
+    waiting = queuert("start", "after", json.dumps({"n": 1, "first": first}), *APP).out.split()[0]
+    assert queuert("why", done).out.startswith("no_worker: no worker is running")
+    drain()
+    assert queuert("why", done).out.startswith("completed: ")
+    shown = queuert("why", waiting).out
+    assert shown.startswith("blocked: it waits for 1 other sequence(s): ")
+    assert re.search(rf"Because of\n.*\n{first} +double +scheduled", shown)
+    known = queuert("why", waiting, "--json").json
+    assert (known["code"], known["roots"][0]["sequence_id"]) == ("blocked", first)
+    assert "does not exist" in queuert("why", uuid4()).trouble(6)
+    assert "is no id" in queuert("why", "x").trouble(2)
 
 
 # --- retry

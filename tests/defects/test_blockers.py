@@ -74,7 +74,7 @@ async def test_a_blocker_that_is_added_while_its_sequence_is_being_continued_is_
         return job.input.number.output
 
     async with closed_gate(db):
-        worker = await engine.worker().start()
+        worker = await engine.worker(shutdown_timeout=0).start()
         blocker = await engine.start_sequence(first, Number(n=1))
         await until_blocked(db)
         starting = asyncio.create_task(engine.start_sequence(after, After(number=blocker)))

@@ -85,7 +85,7 @@ async def test_a_handler_that_returns_without_completing_does_not_hang(
     async def work(job: Job[Number]) -> Number:
         return await handler(job)
 
-    async with engine.worker(concurrency=1) as worker:
+    async with engine.worker(concurrency=1, shutdown_timeout=0) as worker:
         sequence = await engine.start_sequence(work, Number(n=1))
         with contextlib.suppress(SequenceFailedError):
             await sequence.result(timeout=TIMEOUT)
@@ -154,7 +154,7 @@ async def test_a_users_callback_that_raises_does_not_uncomplete_the_job(
         engine.on(JobCompleted)(call)
     elif where == "async on":
         engine.on(JobCompleted)(call_async)
-    async with engine.worker(concurrency=4):
+    async with engine.worker(concurrency=4, shutdown_timeout=0):
         sequences: list[JobSequence[Number]] = await engine.start_sequences([work(Number(n=n)) for n in range(12)])
         if where == "done":
             for each in sequences:

@@ -55,7 +55,7 @@ async def test_a_stale_attempt_of_the_same_worker_writes_nothing(engine: Engine,
                 return Number(n=job.attempt)
         return Number(n=job.attempt)
 
-    async with engine.worker() as worker, asyncio.timeout(TIMEOUT):
+    async with engine.worker(shutdown_timeout=0) as worker, asyncio.timeout(TIMEOUT):
         sequence = await engine.start_sequence(work, Number())
         await begun[1].wait()
         await db.execute(TAKEN_BACK)
@@ -87,7 +87,7 @@ async def test_one_failed_renewal_does_not_kill_the_attempt(engine: Engine, db: 
             reasons.append(job.abort_reason)
         return Number(n=job.attempt)
 
-    async with engine.worker(lease=4.5):
+    async with engine.worker(lease=4.5, shutdown_timeout=0):
         sequence = await engine.start_sequence(work, Number())
         await begun.wait()
         await db.execute(REFUSALS.encode())
@@ -122,7 +122,7 @@ async def test_a_renewal_that_finds_the_row_locked_does_not_kill_the_attempt(
                 reasons.append(job.abort_reason)
             return Number(n=job.attempt)
 
-    async with engine.worker(lease=3.0), asyncio.timeout(TIMEOUT):
+    async with engine.worker(lease=3.0, shutdown_timeout=0), asyncio.timeout(TIMEOUT):
         sequence = await engine.start_sequence(work, Number())
         await begun.wait()
         await looked.wait()
@@ -150,7 +150,7 @@ async def test_a_retry_has_a_lease_of_its_own_however_long_ago_the_first_attempt
         await go_on.wait()
         return Number(n=job.attempt)
 
-    async with engine.worker():
+    async with engine.worker(shutdown_timeout=0):
         sequence = await engine.start_sequence(work, Number())
         async with asyncio.timeout(TIMEOUT):
             await begun.wait()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from queuert_py import Continuation, Depends, Engine, Job, JobSequence, JobType, JobTypes, Request, Retry, Snooze, SyncJob, continue_with
 from queuert_py.errors import DeclarationError, PhaseError
@@ -153,6 +154,36 @@ async def test_an_input_that_its_model_refuses_fails_alone(engine: Engine, db: p
     records = [await engine.get_sequence(each.id) for each in handles]
     assert [(each.status, each.reason) for each in records] == [("completed", None), ("failed", "validation"), ("completed", None)]
     assert records[0].output == {"n": 2}
+
+
+class Picky(BaseModel):
+    n: int = 0
+
+    @field_validator("n")
+    @classmethod
+    def mistaken(cls, n: int) -> int:
+        return {0: 0}[n] if broken else n
+
+
+broken = False
+
+
+async def test_a_validator_that_fails_by_mistake_is_an_error_of_its_job(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    @engine.batch_type("several", size=10, max_attempts=1)
+    async def several(jobs: Sequence[Job[Picky]]) -> list[Out]:
+        return [Out(n=len(jobs)) for _ in jobs]
+
+    @engine.job_type("single", max_attempts=1)
+    async def single(job: Job[Picky]) -> Out:
+        return Out()
+
+    handles = await engine.start_sequences([several(Picky(n=0)), several(Picky(n=1)), single(Picky(n=1))])
+    monkeypatch.setattr(sys.modules[__name__], "broken", True)
+    async with engine.worker(drain=True):
+        pass
+    records = [await engine.get_sequence(each.id) for each in handles]
+    assert [each.status for each in records] == ["completed", "failed", "failed"]
+    assert [each.error["type"] for each in records if each.error is not None] == ["KeyError", "KeyError"]
 
 
 async def test_snoozed_jobs_are_not_charged(engine: Engine) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from queuert_py import Depends, Engine, Job, JobSequence, JobTypes, SyncJob
 from queuert_py.errors import ConfigurationError, DeclarationError, SequenceFailedError
+from queuert_py.runtime import processes
 from queuert_py.testing import run_handler
 from tests.engine import isolated
 from tests.engine.isolated import Even, In, Out, Parts
@@ -205,7 +206,7 @@ async def test_it_ends_when_its_worker_is_killed(dsn: str, tmp_path: Path) -> No
 
 
 async def test_jobs_that_wait_for_a_processor_do_not_use_up_their_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(processes, "processors", lambda: 1)
     handles = await engine.start_sequences([isolated.pid(In(n=n), timeout=20) for n in range(6)])
     async with engine.worker():
         found = [await each.result(timeout=60) for each in handles]

@@ -64,7 +64,7 @@ async def test_the_row_is_born_leased_so_that_no_other_worker_can_take_it(engine
         return job.input
 
     engine.mount(jobs)
-    async with Engine(dsn, jobs) as other, other.worker() as elsewhere, engine:
+    async with Engine(dsn, jobs) as other, other.worker(poll_interval=0.001) as elsewhere, engine:
         for n in range(20):
             await engine.run(note, Number(n=n))
     assert len(ran_on) == 20
@@ -103,7 +103,7 @@ async def test_the_jobs_after_it_run_here_as_well(engine: Engine, dsn: str, db: 
         return job.input
 
     engine.mount(jobs)
-    async with Engine(dsn, jobs) as other, other.worker() as elsewhere, engine:
+    async with Engine(dsn, jobs) as other, other.worker(poll_interval=0.001) as elsewhere, engine:
         await engine.run(first, Number(n=1))
     assert len(ran_on) == 2
     assert elsewhere.id not in ran_on

@@ -38,7 +38,8 @@ async def test_it_claims_runs_and_says_what_became_of_it(engine: Engine) -> None
                 raise Retry("later", after=60)
             case 2:
                 raise TypeError("wrong")
-        return job.input
+            case _:
+                return job.input
 
     @engine.job_type(internal=True)
     async def second(job: Job[Number]) -> Number:
@@ -112,19 +113,27 @@ async def test_it_takes_back_what_a_dead_worker_held(engine: Engine, db: Connect
     assert (await sequence.result(timeout=10)).n == 2
 
 
-async def test_it_leaves_nothing_behind(engine: Engine, db: Connection) -> None:
-    @engine.job_type
-    async def note(job: Job[Number]) -> None: ...
+async def test_it_leaves_nothing_in_a_session_and_nothing_behind(engine: Engine, db: Connection) -> None:
+    """No lock of a session, no row in `worker`, nobody listens: while a handler runs, and afterwards."""
+    seen: list[tuple[Any, ...] | None] = []
 
-    await engine.start_sequences([note(Number(n=n)) for n in range(3)])
-    for _ in range(3):
-        await engine.run_once()
-    assert await (await db.execute("select count(*) from queuert.worker")).fetchone() == (0,)
-    held = (
-        "select count(*) from pg_locks l join pg_database d on d.oid = l.database "
-        "where l.locktype = 'advisory' and d.datname = current_database()"
-    )
-    assert await (await db.execute(held)).fetchone() == (0,)
+    async def look() -> None:
+        query = (
+            "select (select count(*) from queuert.worker), "
+            "(select count(*) from pg_locks l join pg_database d on d.oid = l.database "
+            "where l.locktype = 'advisory' and d.datname = current_database()), "
+            "(select count(*) from pg_stat_activity where datname = current_database() and application_name = 'queuert:listen')"
+        )
+        seen.append(await (await db.execute(query)).fetchone())
+
+    @engine.job_type
+    async def note(job: Job[Number]) -> None:
+        await look()
+
+    await engine.start_sequence(note, Number(n=1))
+    await engine.run_once()
+    await look()
+    assert seen == [(0, 0, 0)] * 2
     assert engine._workers == []
     assert engine.database.health._callbacks == []
 

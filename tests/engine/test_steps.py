@@ -397,6 +397,7 @@ async def test_the_next_job_of_a_sequence_has_steps_of_its_own(engine: Engine, h
     @engine.job_type
     async def count(job: Job[Number]) -> Number | Continuation[Number]:
         await job.step("note", lambda: ran.append(job.input.n))
+        await job.sleep(0.01)
         if job.input.n == 3:
             return job.input
         return continue_with(count, Number(n=job.input.n + 1), **how)

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Fail, InternalJobType, JobType, Retry, SyncJob, continue_with
-from queuert_py.errors import PhaseError, SequenceFailedError, TransactionEscapedError, UsageError
+from queuert_py.errors import LeaseLostError, PhaseError, SequenceFailedError, TransactionEscapedError, UsageError
 from queuert_py.job import current
 from queuert_py.testing import run_handler
 from queuert_py.values import SequenceRecord
@@ -518,6 +518,28 @@ async def test_a_thread_that_returns_within_the_grace_of_a_stopping_worker_compl
     await worker.stop()
     record = await engine.get_sequence(sequence.id)
     assert (record.status, record.output, await effects()) == ("completed", {"n": 1}, ["just in time"])
+
+
+async def test_a_thread_whose_job_is_no_longer_its_own_can_write_nothing(engine: Engine, dsn: str, effects: Any) -> None:
+    met: list[str] = []
+
+    @engine.job_type
+    def work(job: SyncJob[In]) -> Out:
+        if not met:
+            with psycopg.connect(dsn, autocommit=True) as other:
+                other.execute("update queuert.live_job set epoch = epoch + 1, leased_by = null, leased_until = null")
+        try:
+            with job.finalize() as tx:
+                write(tx, f"run {len(met)}")
+        except LeaseLostError as error:
+            met.append(type(error).__name__)
+            raise
+        return Out()
+
+    async with engine.worker(poll_interval=0.1):
+        sequence = await engine.start_sequence(work, In())
+        await sequence.result(timeout=20)
+    assert (met, await effects()) == (["LeaseLostError"], ["run 1"])
 
 
 # --- what lasts

@@ -205,7 +205,7 @@ async def test_every_worker_is_full_or_one_is_free(engine: Engine, echo: JobType
             await begun.wait()
             while await held(worker) < 1:
                 await asyncio.sleep(0.01)
-        waiting = [each for each in await engine.list_sequences(status="pending", limit=100)]
+        waiting = list(await engine.list_sequences(status="pending", limit=100))
         why = await engine.why(waiting[0].id)
         assert (why.code, why.facts["workers"]) == ("busy", [worker.id])
         go_on.set()

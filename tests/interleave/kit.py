@@ -55,6 +55,7 @@ create or replace trigger check_epoch before update on queuert.live_job for each
 _GATE = {verb: f"select pg_advisory_{verb}(%s, pid) from unnest(%s::int[]) pid".encode() for verb in ("lock", "unlock")}
 _BLOCKING = "select pid, pg_blocking_pids(pid) from unnest(%s::int[]) pid"
 
+
 class Choice(NamedTuple):
     """Who is next; `held`: its statement is to stop at the gate."""
 
@@ -144,7 +145,7 @@ class Actor:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
         """BEGIN is seen by nobody and has no turn; COMMIT and ROLLBACK have."""
-        await BEGIN.on(self._main)
+        await self._lab.begin.on(self._main)
         self._open, self._touched = True, frozenset()
         try:
             yield
@@ -234,6 +235,7 @@ class Lab:
         self.actors: list[Actor] = []
         self.trace: list[str] = []
         self.schedules = 0
+        self.begin: Call[Any] = BEGIN
         self.strayed = 0
         """How often the same choices led elsewhere."""
         self._held: list[Actor] = []
@@ -275,9 +277,7 @@ class Lab:
         """
         self.commits, self.trace, self._held = 0, [], []
         self.schedules += 1
-        self.actors = [
-            Actor(self, number, name, *self._connections[2 * number : 2 * number + 2]) for number, name in enumerate(operations)
-        ]
+        self.actors = [Actor(self, number, name, *self._connections[2 * number : 2 * number + 2]) for number, name in enumerate(operations)]
         tasks = [
             asyncio.create_task(self._carry(actor, operation)) for actor, operation in zip(self.actors, operations.values(), strict=True)
         ]

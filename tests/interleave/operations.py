@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from queuert_py.decisions import judge
 from queuert_py.errors import QueuertError
@@ -26,12 +26,21 @@ DONE = Ending("completed", output='{"done": 1}', output_type="Out")
 FAILED = Ending("failed", reason="error", error='{"type": "E"}')
 
 
+class Wrote(NamedTuple):
+    """An ending that an operation says it has written. position -1: that of the last job; epoch: of the attempt whose ending it is."""
+
+    id: str
+    position: int
+    how: str
+    epoch: int | None = None
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What an operation answered. ended: (letter, position, outcome) that it wrote; new: the answers of its keyed starts, as letters."""
+    """What an operation answered. new: the answers of its starts: the letter, and whether it was there before."""
 
     word: str
-    ended: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
+    ended: list[Wrote] = field(default_factory=list[Wrote])
     new: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
 
 
@@ -98,8 +107,8 @@ async def _written(actor: Actor, world: World, items: Sequence[tuple[LiveJob, Ve
     return outcome
 
 
-def _ended(job: LiveJob, verdict: Verdict) -> tuple[str, int, str]:
-    return NAMES[job.sequence_id], job.position, verdict.outcome if isinstance(verdict, Ending) else "continued"
+def _ended(job: LiveJob, verdict: Verdict) -> Wrote:
+    return Wrote(NAMES[job.sequence_id], job.position, verdict.outcome if isinstance(verdict, Ending) else "continued", job.epoch)
 
 
 @operation("finish")
@@ -117,6 +126,14 @@ OPERATIONS["finish late"] = finish
 @operation("finish watched")
 async def finish_watched(actor: Actor, world: World) -> Outcome:
     return await _written(actor, world, [(world.job("B"), DONE)])
+
+
+@operation("finish retried")
+async def finish_retried(actor: Actor, world: World) -> Outcome:
+    """Whoever claims B completes it."""
+    parts = [rows.sequence_row(id_of("B"), 0)]
+    claimed = await actor.run(world.store.claim_started(parts, [TYPE], worker="w3", token=TOKEN, lease=LEASE, suspect=9))
+    return await _written(actor, world, [(claimed[0], DONE)]) if claimed else Outcome("nothing to claim")
 
 
 @operation("finish watched C")
@@ -154,18 +171,19 @@ async def finalize(actor: Actor, world: World) -> Outcome:
     return Outcome("finalized", [_ended(job, DONE)])
 
 
-def _step(blockers: str = "") -> Step:
+def _step(actor: Actor, blockers: str = "") -> Step:
     waits = [id_of(each) for each in blockers]
-    return Step(id_of("Z"), TYPE, None, '{"n": 2}', None, None, None, None, None, waits)
+    return Step(id_of("EHY"[actor.number]), TYPE, None, '{"n": 2}', None, None, None, None, None, waits)
 
 
 @operation("continue")
 async def continue_(actor: Actor, world: World) -> Outcome:
-    job, part = world.job("B"), rows.step_row(world.job("B"), _step(), handoff=True)
+    job, step = world.job("B"), _step(actor)
+    part = rows.step_row(job, step, handoff=True)
     async with actor.transaction():
         await actor.run(world.store.finish_steps([part]))
         advanced = await actor.run(world.store.advance_jobs([part], LEASE))
-    return Outcome("continued", [_ended(job, _step())]) if advanced else await _written(actor, world, [(job, _step())])
+    return Outcome("continued", [_ended(job, step)]) if advanced else await _written(actor, world, [(job, step)])
 
 
 async def _waits(actor: Actor, world: World, job: LiveJob, verdict: Step | Block) -> Outcome:
@@ -188,7 +206,7 @@ async def _waits(actor: Actor, world: World, job: LiveJob, verdict: Step | Block
 
 @operation("continue with blockers")
 async def continue_blocked(actor: Actor, world: World) -> Outcome:
-    return await _waits(actor, world, world.job("V"), _step("BC"))
+    return await _waits(actor, world, world.job("V"), _step(actor, "BC"))
 
 
 @operation("wait for")
@@ -214,7 +232,8 @@ async def _started(actor: Actor, world: World, starts: Sequence[Start], *, trans
 
     first = dict.fromkeys(id for each in starts for id in each.blockers)
     answers = await blocking.marking(world.database(actor), once, first)
-    return Outcome("started", new=[(NAMES[id], joined) for id, joined in answers])
+    lasting = any(each.lasting for each in starts)
+    return Outcome("started, all" if lasting else "started", new=[(NAMES[id], joined) for id, joined in answers])
 
 
 @operation("start blocked")
@@ -273,7 +292,7 @@ def _cancelling(letters: str) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
         ids = [id_of(letter) for letter in letters]
         standing = await _changed(actor, lambda: controls.cancel(world.store, ids, cascade=False), world)
-        return Outcome(" ".join(standing.values()), [(NAMES[id], -1, word) for id, word in standing.items() if word == "cancelled"])
+        return Outcome(" ".join(standing.values()), [Wrote(NAMES[id], -1, word) for id, word in standing.items() if word == "cancelled"])
 
     return run
 
@@ -282,7 +301,7 @@ def _deleting(letters: str) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
         ids = [id_of(letter) for letter in letters]
         deleted = await _changed(actor, lambda: controls.delete(world.store, ids, cascade=False), world)
-        return Outcome("deleted", [(NAMES[id], -1, "deleted") for id in deleted])
+        return Outcome("deleted", [Wrote(NAMES[id], -1, "deleted") for id in deleted])
 
     return run
 
@@ -293,8 +312,9 @@ OPERATIONS["delete"] = _deleting("B")
 OPERATIONS["delete many"] = _deleting("BGFDI")
 
 
-def _completing(verdict: Ending | Step) -> Make:
+def _completing(*, going_on: bool) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
+        verdict = _step(actor) if going_on else DONE
         position = await carry_out(controls.look(world.store, id_of("B")), actor)
         async with actor.transaction():
             held = await carry_out(controls.hold(world.store, id_of("B"), position), actor)
@@ -304,8 +324,8 @@ def _completing(verdict: Ending | Step) -> Make:
     return run
 
 
-OPERATIONS["complete"] = _completing(DONE)
-OPERATIONS["complete, going on"] = _completing(_step())
+OPERATIONS["complete"] = _completing(going_on=False)
+OPERATIONS["complete, going on"] = _completing(going_on=True)
 
 
 @operation("retry")

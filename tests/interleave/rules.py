@@ -65,7 +65,7 @@ def history_has_no_gaps(before: State, after: State, outcomes: Sequence[Outcome]
 
 @rule
 def nothing_that_was_there_has_vanished(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    deleted = {id for outcome in outcomes for id, _, how in outcome.ended if how == "deleted"}
+    deleted = {each.id for outcome in outcomes for each in outcome.ended if each.how == "deleted"}
     for id in {*_live(before), *_history(before)} - {*_live(after), *_history(after)} - deleted:
         yield f"{id} is gone"
     for id in deleted & {*_live(after), *_history(after)}:
@@ -164,26 +164,40 @@ def epochs_rise(before: State, after: State, outcomes: Sequence[Outcome]) -> Ite
 @rule
 def one_ending_is_claimed_once_and_is_there(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """What operations say that they have written. One that was retried or deleted since has left its trace in the log, or none."""
-    claimed: list[tuple[str, int, str]] = [each for outcome in outcomes for each in outcome.ended]
-    gone = {id for id, _, how in claimed if how == "deleted"}
+    claimed = [each for outcome in outcomes for each in outcome.ended]
+    gone = {each.id for each in claimed if each.how == "deleted"}
     retried = any("retried" in outcome.word for outcome in outcomes)
     history = _history(after)
-    for id, position, how in claimed:
-        kept = [row["outcome"] for row in history.get(id, ()) if position in (-1, row["position"])]
-        if how not in kept and id not in gone and not (retried and how == "failed"):
-            yield f"{id} was {how}, it says, and it is {kept}"
-    for id, position, how in claimed:
-        same = [each for each in claimed if each[0] == id and each[1] == position and each[2] != "deleted"]
-        if len(same) > 1 and not (retried and "failed" in {each[2] for each in same}) and how != "deleted":
-            yield f"{id} at {position} ended {len(same)} times: {', '.join(each[2] for each in same)}"
+    for id, position, how, epoch in claimed:
+        kept = [row for row in history.get(id, ()) if position in (-1, row["position"])]
+        if how not in [row["outcome"] for row in kept] and id not in gone and not (retried and how == "failed"):
+            yield f"{id} was {how}, it says, and it is {[row['outcome'] for row in kept]}"
+        if any(epoch not in (None, row["epoch"]) for row in kept if row["outcome"] == how):
+            yield f"{id} was {how} by the attempt {epoch}, which had lost it"
+    for id, position, how, _ in claimed:
+        same = [each.how for each in claimed if each.id == id and each.position == position and each.how != "deleted"]
+        if len(same) > 1 and not (retried and "failed" in same) and how != "deleted":
+            yield f"{id} at {position} ended {len(same)} times: {', '.join(same)}"
 
 
 @rule
 def a_start_answers_with_what_is_there(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
     known = {*_live(after), *_history(after)}
-    deleted = {id for outcome in outcomes for id, _, how in outcome.ended if how == "deleted"}
+    deleted = {each.id for outcome in outcomes for each in outcome.ended if each.how == "deleted"}
     for id in {id for outcome in outcomes for id, _ in outcome.new} - known - deleted:
         yield f"{id} was answered and is not there"
     answered = {id for outcome in outcomes for id, joined in outcome.new if not joined}
     for id in known - {*_live(before), *_history(before)} - answered:
         yield f"{id} is there, and no start says so"
+
+
+@rule
+def a_lasting_key_is_given_out_once(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """A start of scope "all" is new only if no sequence, finished or not, has had its key."""
+    deleted = {each.id for outcome in outcomes for each in outcome.ended if each.how == "deleted"}
+    for outcome in outcomes:
+        for id in [id for id, joined in outcome.new if outcome.word == "started, all" and not joined]:
+            key = next((row["key"] for row in [*after["live_job"], *after["finished_job"]] if row["sequence_id"] == id), None)
+            others = {row["sequence_id"] for row in [*before["live_job"], *before["finished_job"]] if row["key"] == key and key} - deleted
+            if others:
+                yield f"{id} was started with the key {key} of {', '.join(sorted(others))}"

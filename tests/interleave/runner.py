@@ -53,9 +53,9 @@ class Runner:
         return self._scenes[name]
 
     async def explore(
-        self, name: SceneName, operations: Sequence[str], *, holds: int = 0, most: int | None = None, stop: bool = False
+        self, name: SceneName, operations: Sequence[str], *, holds: int = 0, most: int | None = None, until: str | None = None
     ) -> Report:
-        """Every schedule, at most `most`; `stop`: at the first that breaks a rule."""
+        """Every schedule, at most `most`; `until`: one breaks a rule, and the violation has this in it."""
         scene, path = await self.scene(name), list[Node]()
         report, begun = Report(name, tuple(operations)), time.perf_counter()
         world = World(self._store, scene)
@@ -74,7 +74,11 @@ class Runner:
                 report.violations.append("\n".join([f"{report.title}:", *(f"  ! {each}" for each in found), *self._trace()]))
             while path and not path[-1].advance():
                 path.pop()
-            if not path or (most is not None and report.schedules >= most) or (stop and report.violations):
+            if (
+                not path
+                or (most is not None and report.schedules >= most)
+                or (until is not None and any(until in each for each in report.violations))
+            ):
                 break
             if self._lab.schedules % VACUUM == 0:
                 await self._lab.vacuum()

@@ -21,7 +21,7 @@ TABLES = ("live_job", "finished_job", "job_blocker", "attempt_log")
 TOKEN = UUID(int=7)
 LEASE = timedelta(hours=1)
 TYPE = "t"
-SceneName = Literal["lone", "fan", "idle", "failed"]
+SceneName = Literal["lone", "fan", "idle", "failed", "ended"]
 
 
 def id_of(letter: str) -> str:
@@ -52,9 +52,9 @@ class Scene:
 async def build(connection: AsyncConnection[Any], name: SceneName) -> Scene:
     """Make a scene on an autocommit connection, and remember its rows.
 
-    B and C (keys k and m) may be blockers, W and V run and may come to wait. lone: nothing else. fan: also D (waits for B and C,
-    holds), F (B, fails), I (B, ignores), and G (D). idle: as fan, B waits to be claimed and an older attempt of it is about. failed: as
-    fan, B has failed.
+    B and C (keys k and m) may be blockers, W and V run and may come to wait. lone: nothing else. ended: as lone, B has failed.
+    fan: also D (waits for B and C, holds), F (B, fails), I (B and C, ignores), and G (D). idle: as fan, B waits to be claimed and an older
+    attempt of it is about. failed: as fan, B has failed.
     """
     store, scene = Store("queuert"), Scene(name)
     await connection.execute(f"truncate {', '.join(f'queuert.{table}' for table in TABLES)}".encode())
@@ -63,16 +63,16 @@ async def build(connection: AsyncConnection[Any], name: SceneName) -> Scene:
         parts = [rows.sequence_row(id_of(letter), 0)]
         claim = store.claim_started(parts, [TYPE], worker="w1", token=TOKEN, lease=LEASE, suspect=2)
         scene.attempts[letter] = (await claim.on(connection))[0]
-    if name != "lone":
+    if name not in ("lone", "ended"):
         await store.mark_watched([rows.sequence_row(id_of(letter), 0) for letter in "BC"]).on(connection)
         scene.attempts.update({letter: scene.attempts[letter]._replace(watched=True) for letter in "BC"})
         await _start(store, connection, start("D", blockers="BC"), start("F", blockers="B", policy="fail"))
-        await _start(store, connection, start("I", blockers="B", policy="ignore"))
+        await _start(store, connection, start("I", blockers="BC", policy="ignore"))
         await store.mark_watched([rows.sequence_row(id_of("D"), 0)]).on(connection)
         await _start(store, connection, start("G", blockers="D"))
     if name == "idle":
         await _settle(store, connection, scene.attempts["B"], Delay(timedelta(0), charged=False, outcome=""))
-    elif name == "failed":
+    elif name in ("failed", "ended"):
         await _settle(store, connection, scene.attempts["B"], Ending("failed", reason="error", error='{"type": "E"}'))
     return await _remember(connection, scene)
 
@@ -101,8 +101,10 @@ async def _remember(connection: AsyncConnection[Any], scene: Scene) -> Scene:
 
 STATE = f"""
 select jsonb_build_object({
-    ", ".join(f"'{table}', (select coalesce(jsonb_agg(to_jsonb(t) order by t.sequence_id, t.position), '[]') from queuert.{table} t)"
-    for table in TABLES)
+    ", ".join(
+        f"'{table}', (select coalesce(jsonb_agg(to_jsonb(t) order by t.sequence_id, t.position), '[]') from queuert.{table} t)"
+        for table in TABLES
+    )
 })
 """
 

@@ -113,6 +113,7 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "mark_watched": lambda store: store.mark_watched([]),
     "read_results": lambda store: store.read_results([]),
     "limit_wait": lambda store: store.limit_wait(LEASE),
+    "pin_plans": lambda store: store.pin_plans(),
     "lock_live": lambda store: store.lock_live([]),
     "read_position": lambda store: store.read_position(0, str(ID)),
     "raise_epochs": lambda store: store.raise_epochs([]),

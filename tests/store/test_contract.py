@@ -235,6 +235,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         ("sequence_id text, watched bool, outcome text, reason text, output text, output_type text, last_error jsonb, type text"),
     ),
     "limit_wait": ("milliseconds text", "set_config text"),
+    "pin_plans": ("", "set_config text, set_config text, set_config text, set_config text"),
     "lock_live": (
         "rows jsonb",
         (

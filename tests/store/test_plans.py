@@ -13,7 +13,7 @@ from psycopg import AsyncClientCursor, AsyncConnection
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.store import Call, Store
-from queuert_py.values import Ending, Step
+from queuert_py.values import Ending, Step, Suspend
 from tests.store.samples import ID, LEASE, claim, live_job
 
 ROWS = 20_000
@@ -129,6 +129,11 @@ TABLE: Sequence[tuple[str, Call[Any], Scans, Scans]] = [
         BY_POSITION,
     ),
     ("renew_leases", STORE.renew_leases([rows.held_row(JOB, True)], LEASE), BY_KEY, NONE),
+    ("suspend_jobs", STORE.suspend_jobs([rows.suspend_row(JOB, Suspend("e", event=True))]), BY_KEY, NONE),
+    ("save_memo", STORE.save_memo(JOB, "steps", "s", "{}"), BY_KEY, NONE),
+    ("save_progress", STORE.save_progress([rows.progress_row(JOB, "{}")]), BY_KEY, NONE),
+    ("send_event", STORE.send_event(0, str(ID), "e", "{}"), BY_KEY, NONE),
+    ("read_event", STORE.read_event(0, str(ID), "e"), BY_KEY, NONE),
     ("lock_lost", STORE.lock_lost(["w1"], 100), {("Index Scan", "live_job_leased"), *BY_KEY}, NONE),
     ("mark_watched", STORE.mark_watched([rows.sequence_row(str(ID), 0)]), BY_KEY, NONE),
     ("lock_jobs", STORE.lock_jobs([rows.sequence_row(str(ID), 0)]), BY_KEY, NONE),

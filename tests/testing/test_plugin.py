@@ -1,4 +1,4 @@
-"""The pytest plugin in a project of a user's: with anyio, with pytest-asyncio, in `def` tests, in several processes; warnings are errors."""
+"""The pytest plugin in a user's project: with anyio, with pytest-asyncio, in `def` tests, in several processes; warnings are errors."""
 
 from __future__ import annotations
 
@@ -158,7 +158,8 @@ def test_on_a_server_that_is_there(tmp_path: Path, server: str) -> None:
 
 
 def test_pytest_starts_without_the_package() -> None:
-    code = "import sys, queuert_pytest; assert not [name for name in sys.modules if name.split('.')[0] in ('queuert_py', 'psycopg', 'pydantic')]"
+    heavy = "('queuert_py', 'psycopg', 'pydantic')"
+    code = f"import sys, queuert_pytest; assert not [name for name in sys.modules if name.split('.')[0] in {heavy}]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

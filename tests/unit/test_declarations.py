@@ -10,7 +10,8 @@ from typing import Any, Optional, Union
 import pytest
 from pydantic import BaseModel, create_model
 
-from queuert_py import Continuation, Engine, InternalJobType, Job, JobType, JobTypes, continue_with
+from queuert_py import Continuation, Engine, InternalJobType, Job, JobType, JobTypes, SyncJob, continue_with
+from queuert_py.annotations import Contract
 from queuert_py.errors import (
     DeclarationError,
     DuplicateJobTypeError,
@@ -20,7 +21,6 @@ from queuert_py.errors import (
     UnknownJobTypeError,
     UsageError,
 )
-from queuert_py.annotations import Contract
 from queuert_py.values import Request
 
 
@@ -34,6 +34,9 @@ class SubIn(In):
 
 class A(BaseModel):
     a: int = 0
+
+
+OtherJob = Job
 
 
 class SubA(A):
@@ -90,6 +93,14 @@ def test_the_contract_is_what_the_annotations_say(handler: Any, outputs: set[str
     assert contract.none is none
 
 
+def test_a_def_handler_of_sync_job_is_read_in_the_same_way() -> None:
+    job_type = declared(sync)
+    assert job_type.contract.input is In
+    assert set(job_type.contract.outputs) == {"A", "B"}
+    assert job_type.shape is not None
+    assert job_type.shape.how == "thread"
+
+
 def test_the_name_defaults_to_the_functions() -> None:
     jobs = JobTypes()
     assert jobs.job_type(plain).name == "plain"
@@ -126,6 +137,15 @@ def plain_def(job: Job[In]) -> A:
     return A()
 
 
+def sync(job: SyncJob[In]) -> A | Continuation[B]: ...  # type: ignore[empty-body]
+def of_job_by_text(job: Job[In]) -> A: ...  # type: ignore[empty-body]
+def of_other_job(job: OtherJob[In]) -> A: ...  # type: ignore[empty-body]
+async def async_with_sync_job(job: SyncJob[In]) -> A: ...  # type: ignore[empty-body]
+def bare_sync_job(job: SyncJob) -> A: ...  # type: ignore[type-arg, empty-body] # pyright: ignore
+def no_return_type_sync(job: SyncJob[In]): ...  # type: ignore[no-untyped-def]
+def keyword_only(*, job: SyncJob[In]) -> A: ...  # type: ignore[empty-body]
+
+
 class Handler:
     async def __call__(self, job: Job[In]) -> A:
         return A()
@@ -150,6 +170,12 @@ async def onward_to_number(job: Job[In]) -> Continuation[int]: ...  # type: igno
 REFUSED: list[tuple[Any, str]] = [
     (generator, "a generator cannot be a handler: use return, not yield"),
     (async_generator, "a generator cannot be a handler: use return, not yield"),
+    (of_job_by_text, r"or `def of_job_by_text\(job: SyncJob\[Input\]\) -> Output`, which runs in a thread"),
+    (of_other_job, r"annotate its parameter as `job: SyncJob\[Input\]`, a `def` takes SyncJob"),
+    (async_with_sync_job, r"annotate its parameter as `job: Job\[Input\]`, an `async def` takes Job"),
+    (bare_sync_job, r"annotate its parameter as `job: SyncJob\[Input\]`, with a pydantic model"),
+    (no_return_type_sync, "annotate its return type"),
+    (keyword_only, "it takes one parameter"),
     (plain_def, r"write `async def plain_def\(job: Job\[Input\]\) -> Output`"),
     (no_parameter, r"it takes one parameter, `job: Job\[Input\]`, not 0"),
     (two_parameters, "not 2"),

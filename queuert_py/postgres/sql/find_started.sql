@@ -2,14 +2,18 @@
 -- The first job of a sequence says by which job it was started; a job after the first is found by its own index.
 with recursive given as materialized (
     select r.lane, r.sequence_id from jsonb_to_recordset(%(rows)s::jsonb) as r (lane smallint, sequence_id uuid)
+), root as materialized (
+    select f.root_id from given g join /* schema */finished_job f on f.lane = g.lane and f.sequence_id = g.sequence_id
+    union
+    select l.root_id from given g join /* schema */live_job l on l.lane = g.lane and l.sequence_id = g.sequence_id
 ), up as (
     select l.lane, l.sequence_id, l.root_id, l.lane as at_lane, l.sequence_id as at_id
-    from /* schema */live_job l
-    where l.lane = any(%(lanes)s::smallint[]) and l.root_id <> l.sequence_id and l.root_id = any(
-        select f.root_id from given g join /* schema */finished_job f on f.lane = g.lane and f.sequence_id = g.sequence_id
-        union all
-        select l.root_id from given g join /* schema */live_job l on l.lane = g.lane and l.sequence_id = g.sequence_id
-    )
+    from root
+    cross join lateral (
+        select * from /* schema */live_job l
+        where l.lane = any(%(lanes)s::smallint[]) and l.root_id = root.root_id and l.root_id <> l.sequence_id
+        offset 0  -- row by row, through the index of trees
+    ) l
     union
     select up.lane, up.sequence_id, up.root_id, parent.lane, parent.sequence_id
     from up

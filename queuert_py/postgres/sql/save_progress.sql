@@ -4,7 +4,7 @@ with told as (
 ), mine as materialized (
     select l.lane, l.sequence_id, told.progress
     from told join /* schema */live_job l on l.lane = told.lane and l.sequence_id = told.sequence_id
-    where l.epoch = told.epoch and l.leased_by is not null
+    where l.epoch = told.epoch
     order by l.lane, l.sequence_id
     for no key update of l skip locked
 )

@@ -8,7 +8,7 @@ with held as (
     select l.lane, l.sequence_id, held.name, held.event, held.delay is not null or held.at is not null as limited,
         greatest(clock_timestamp(), coalesce(held.at, clock_timestamp() + held.delay, '9999-12-31 00:00:00+00')) as wake
     from held join /* schema */live_job l on l.lane = held.lane and l.sequence_id = held.sequence_id
-    where l.epoch = held.epoch and l.leased_by is not null
+    where l.epoch = held.epoch
     order by l.lane, l.sequence_id
     for no key update of l skip locked
 )
