@@ -51,7 +51,8 @@ def failure_of(job: LiveJob, ending: Ending) -> Failure:
     id = UUID(job.sequence_id)
     error = cast("Mapping[str, Any]", from_json(ending.error or "{}"))
     job_id = UUID(job.job_id) if job.job_id else id
-    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, job.attempt, from_json(job.input))
+    attempt = job.attempt if ending.charged else job.attempt - 1
+    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, attempt, from_json(job.input))
 
 
 def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: Failure, *, lanes: int, limit: int) -> str:

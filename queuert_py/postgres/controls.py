@@ -314,6 +314,7 @@ def _end(store: Store, held: Sequence[Held], ending: Ending, changes: Changes) -
         return
     yield store.raise_epochs([rows.epoch_row(each.job(raised=False)) for each in held])
     jobs = [each.job() for each in held]
+    yield store.lock_to_delete([rows.epoch_row(job) for job in jobs])  # waits for those who are about to wait for them
     yield store.end_jobs([rows.end_row(job, ending) for job in jobs])
     freed = yield store.unblock_jobs([rows.epoch_row(job) for job in jobs])
     changes.ended += [each.sequence_id for each in held]

@@ -363,7 +363,9 @@ class Attempt(Phases):
             part = rows.step_row(self.row, verdict, self.host.hands_off(verdict, self))
             calls: list[Call[Any]] = [store.finish_steps([part]), store.advance_jobs([part], self.host.lease)]
         else:
-            calls = [store.end_jobs([rows.end_row(self.row, verdict, self._key)]), store.unblock_jobs([rows.epoch_row(self.row)])]
+            own = [rows.epoch_row(self.row)]
+            held = store.lock_to_delete(own)  # waits for those who are about to wait for this sequence
+            calls = [held, store.end_jobs([rows.end_row(self.row, verdict, self._key)]), store.unblock_jobs(own)]
         return [*calls, store.assert_written(self.row, self._xid)]
 
     async def _after_failed_commit(

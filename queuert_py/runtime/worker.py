@@ -328,9 +328,9 @@ class Worker(Beside):
         if isinstance(verdict, Step):
             self.advanced(attempt, verdict, answers[1][0] if answers else None)
         elif isinstance(verdict, Ending):
-            watched = answers[0][0][1] if answers else True
+            watched = answers[1][0][1] if answers else True
             if watched and answers:
-                self.unblocked(answers[1])
+                self.unblocked(answers[2])
             self.ended(attempt, verdict, watched)
 
     def finished(self, attempt: Attempt, ending: Ending) -> None:

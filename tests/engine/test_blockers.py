@@ -259,6 +259,19 @@ async def test_a_continuation_with_a_missing_blocker_fails_and_leaves_nothing(en
     assert failed.value.reason == "validation"
 
 
+async def test_an_open_transaction_that_waits_for_one_sequence_holds_up_no_other(
+    engine: Engine, parts: Parts, db: psycopg.AsyncConnection[Any]
+) -> None:
+    async with engine.worker():
+        slow = await engine.start_sequence(parts.gated, Page(number=1))
+        async with db.transaction():
+            book = await engine.start_sequence(parts.bind, Book(pages=[slow]), tx=db)
+            parts.gate.set()
+            for number in range(3):
+                assert await (await engine.start_sequence(parts.page, Page(number=number))).result(timeout=TIMEOUT)
+        assert (await book.result(timeout=TIMEOUT)).text == "gated 1"
+
+
 # --- blockers that fail
 
 

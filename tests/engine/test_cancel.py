@@ -317,6 +317,30 @@ async def test_a_handler_may_not_cancel_itself_in_its_own_transaction(engine: En
     assert "its own sequence" in said[1]
 
 
+async def test_one_that_a_worker_has_only_prefetched_never_runs(engine: Engine, runs: Runs) -> None:
+    ran: list[int] = []
+
+    @engine.job_type
+    async def hold(job: Job[Number]) -> Number:
+        ran.append(job.input.n)
+        await runs.go_on.wait()
+        return job.input
+
+    sequences = await engine.start_sequences([hold(Number(n=n)) for n in range(3)])
+    async with engine.worker(concurrency=2) as worker:
+        while not worker.waiting:
+            await asyncio.sleep(0)
+        (prefetched,) = [each for each in sequences if each.id not in {sequences[n].id for n in ran}]
+        assert await engine.cancel_sequences([prefetched.id]) == {prefetched.id: "cancelled"}
+        while worker.waiting:
+            await asyncio.sleep(0)
+        runs.go_on.set()
+        for each in sequences:
+            if each is not prefetched:
+                await each.result(timeout=10)
+    assert sorted(ran) == sorted(n for n in range(3) if sequences[n] is not prefetched)
+
+
 async def test_a_thread_handler_learns_of_it_by_its_flag(engine: Engine) -> None:
     begun, told = threading.Event(), threading.Event()
     reasons: list[object] = []

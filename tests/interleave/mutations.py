@@ -107,4 +107,28 @@ MUTATIONS = [
         "f.key = r.key",
         "false",
     ),
+    Mutation(
+        "a suspension does not look for its event",
+        ("lone", ("wait for event", "send event")),
+        "which has come",
+        "suspend_jobs",
+        "mine.event and l.memo -> 'events' ? mine.name",
+        "false",
+    ),
+    Mutation(
+        "an event does not look who waits for it",
+        ("lone", ("wait for event", "send event")),
+        "which has come",
+        "send_event",
+        "l.leased_by is null and l.memo ->> 'waiting' = %(name)s then",
+        "%(name)s is null then",
+    ),
+    Mutation(
+        "a step is kept whoever runs the job",
+        ("lone", ("keep a step", "wait for event")),
+        "kept by an attempt that had lost it",
+        "save_memo",
+        "and l.epoch = %(epoch)s",
+        "and %(epoch)s > 0",
+    ),
 ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from queuert_py.decisions import judge
 from queuert_py.errors import QueuertError
-from queuert_py.postgres import blocking, controls, rows
+from queuert_py.postgres import blocking, controls, rows, signals
 from queuert_py.postgres.controls import Changes
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.plans import Plan, carry_out
@@ -18,7 +18,7 @@ from queuert_py.postgres.starts import Start, careful
 from queuert_py.postgres.store import Call, Store
 from queuert_py.runtime.finisher import settle_calls
 from queuert_py.runtime.reaper import blank_job
-from queuert_py.values import Block, Dedup, Delay, Doom, Ending, LiveJob, Step, Verdict
+from queuert_py.values import Block, Dedup, Delay, Doom, Ending, LiveJob, Step, Suspend, Verdict
 from tests.interleave.kit import Actor, Operation
 from tests.interleave.scenes import LEASE, NAMES, TOKEN, TYPE, Scene, id_of, start
 
@@ -94,7 +94,9 @@ async def _written(actor: Actor, world: World, items: Sequence[tuple[LiveJob, Ve
             calls = settle_calls(world.store, [(job, verdict, False) for job, verdict in left], LEASE)
             answers = {name: {row[0] for row in await actor.run(call)} for name, call in calls.items() if name != "finish_steps"}
         done = answers.get("end_jobs", set()) | answers.get("advance_jobs", set()) | answers.get("delay_jobs", set())
-        outcome.ended += [_ended(job, verdict) for job, verdict in left if job.sequence_id in done and not isinstance(verdict, Delay)]
+        done |= answers.get("suspend_jobs", set())
+        written = [(job, verdict) for job, verdict in left if job.sequence_id in done]
+        outcome.ended += [_ended(job, verdict) for job, verdict in written if not isinstance(verdict, (Delay, Suspend))]
         left = [(job, verdict) for job, verdict in left if job.sequence_id not in done]
         if not left:
             break
@@ -214,10 +216,37 @@ async def wait_for(actor: Actor, world: World) -> Outcome:
     return await _waits(actor, world, world.job("W"), Block([id_of("C"), id_of("B")], "first"))
 
 
+@operation("wait again")
+async def wait_again(actor: Actor, world: World) -> Outcome:
+    """Under another name, for one that W has waited for before, and ignoring how it ends."""
+    return await _waits(actor, world, world.job("W"), Block([id_of("B")], "again", "ignore"))
+
+
 @operation("wait back")
 async def wait_back(actor: Actor, world: World) -> Outcome:
     """B comes to wait for W: with W waiting for B, a ring."""
     return await _waits(actor, world, world.job("B"), Block([id_of("W")], "first"))
+
+
+# --- events, and what is kept
+
+
+@operation("wait for event")
+async def wait_for_event(actor: Actor, world: World) -> Outcome:
+    """B's handler has looked for its event, has found none, and waits for it."""
+    return await _written(actor, world, [(world.job("B"), Suspend("go", event=True))])
+
+
+@operation("send event")
+async def send_event(actor: Actor, world: World) -> Outcome:
+    sent = await carry_out(signals.send(world.store, id_of("B"), "go", '{"by":"me","payload":1}', "me"), cast("Any", actor))
+    return Outcome("sent" if sent.taken else "not taken")
+
+
+@operation("keep a step")
+async def keep_step(actor: Actor, world: World) -> Outcome:
+    kept = await actor.run(world.store.save_memo(world.job("B"), "steps", "one", '{"value":1}'))
+    return Outcome("kept" if kept else "lost")
 
 
 # --- starting

@@ -181,6 +181,20 @@ def one_ending_is_claimed_once_and_is_there(before: State, after: State, outcome
 
 
 @rule
+def no_event_is_missed(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """What was sent is there as long as its job's sequence is live, and nobody sleeps beside it; what was kept is there as well."""
+    for id, row in _live(after).items():
+        memo = row["memo"] or {}
+        if memo.get("waiting") in memo.get("events", {}) and row["leased_by"] is None and str(row["run_at"]).startswith("9999"):
+            yield f"{id} waits for {memo['waiting']!r}, which has come"
+        words = [outcome.word for outcome in outcomes]
+        if id == "B" and "sent" in words and "go" not in memo.get("events", {}):
+            yield f"{id} was sent an event, it says, and has none"
+        if id == "B" and "kept" in words and row["position"] == 0 and "one" not in memo.get("steps", {}):
+            yield f"{id} has kept a step, it says, and has none"
+
+
+@rule
 def a_start_answers_with_what_is_there(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
     known = {*_live(after), *_history(after)}
     deleted = {each.id for outcome in outcomes for each in outcome.ended if each.how == "deleted"}

@@ -15,13 +15,13 @@ from queuert_py.postgres.plans import carry_out
 from queuert_py.postgres.starts import Start, careful
 from queuert_py.postgres.store import Store
 from queuert_py.runtime.finisher import settle_calls
-from queuert_py.values import BlockerPolicy, Dedup, Delay, Ending, LiveJob, Verdict
+from queuert_py.values import Block, BlockerPolicy, Dedup, Delay, Ending, LiveJob, Verdict
 
 TABLES = ("live_job", "finished_job", "job_blocker", "attempt_log")
 TOKEN = UUID(int=7)
 LEASE = timedelta(hours=1)
 TYPE = "t"
-SceneName = Literal["lone", "fan", "idle", "failed", "ended"]
+SceneName = Literal["lone", "fan", "idle", "failed", "ended", "again"]
 
 
 def id_of(letter: str) -> str:
@@ -52,18 +52,17 @@ class Scene:
 async def build(connection: AsyncConnection[Any], name: SceneName) -> Scene:
     """Make a scene on an autocommit connection, and remember its rows.
 
-    B and C (keys k and m) may be blockers, W and V run and may come to wait. lone: nothing else. ended: as lone, B has failed.
+    B and C (keys k and m) may be blockers, W and V run and may come to wait. lone: nothing else. ended: as lone, B has failed. again: as
+    ended, and W, which had waited for B and ignores that, runs once more.
     fan: also D (waits for B and C, holds), F (B, fails), I (B and C, ignores), and G (D). idle: as fan, B waits to be claimed and an older
     attempt of it is about. failed: as fan, B has failed.
     """
-    store, scene = Store("queuert"), Scene(name)
+    store, scene, bare = Store("queuert"), Scene(name), name in ("lone", "ended", "again")
     await connection.execute(f"truncate {', '.join(f'queuert.{table}' for table in TABLES)}".encode())
     await _start(store, connection, start("B", key="k"), start("C", key="m"), start("V"), start("W"))
     for letter in "BCVW":
-        parts = [rows.sequence_row(id_of(letter), 0)]
-        claim = store.claim_started(parts, [TYPE], worker="w1", token=TOKEN, lease=LEASE, suspect=2)
-        scene.attempts[letter] = (await claim.on(connection))[0]
-    if name not in ("lone", "ended"):
+        scene.attempts[letter] = await _claim(store, connection, letter)
+    if not bare:
         await store.mark_watched([rows.sequence_row(id_of(letter), 0) for letter in "BC"]).on(connection)
         scene.attempts.update({letter: scene.attempts[letter]._replace(watched=True) for letter in "BC"})
         await _start(store, connection, start("D", blockers="BC"), start("F", blockers="B", policy="fail"))
@@ -72,9 +71,20 @@ async def build(connection: AsyncConnection[Any], name: SceneName) -> Scene:
         await _start(store, connection, start("G", blockers="D"))
     if name == "idle":
         await _settle(store, connection, scene.attempts["B"], Delay(timedelta(0), charged=False, outcome=""))
-    elif name in ("failed", "ended"):
+    elif name == "again":
+        await store.mark_watched([rows.sequence_row(id_of("B"), 0)]).on(connection)
+        async with connection.transaction():
+            await carry_out(blocking.block(store, scene.attempts["W"], Block([id_of("B")], "once", "ignore")), connection)
+    if name in ("failed", "ended", "again"):
         await _settle(store, connection, scene.attempts["B"], Ending("failed", reason="error", error='{"type": "E"}'))
+    if name == "again":
+        scene.attempts["W"] = await _claim(store, connection, "W")
     return await _remember(connection, scene)
+
+
+async def _claim(store: Store, connection: AsyncConnection[Any], letter: str) -> LiveJob:
+    parts = [rows.sequence_row(id_of(letter), 0)]
+    return (await store.claim_started(parts, [TYPE], worker="w1", token=TOKEN, lease=LEASE, suspect=2).on(connection))[0]
 
 
 async def _start(store: Store, connection: AsyncConnection[Any], *starts: Start) -> None:
@@ -118,6 +128,3 @@ async def state(connection: AsyncConnection[Any]) -> Mapping[str, Sequence[Mappi
                 if column in row:
                     row[column] = NAMES.get(row[column], row[column])
     return found
-
-
-__all__ = ["LEASE", "NAMES", "TOKEN", "TYPE", "Scene", "SceneName", "blocking", "build", "id_of", "start", "state"]

@@ -25,7 +25,7 @@ TABLES = (
     "job",
     "sequence",
 )
-FULL_LOCKS = {"revive_failed"}
+FULL_LOCKS = {"revive_failed", "end_jobs", "lock_failed", "lock_finished", "lock_to_delete"}
 """`for update` only where a row is about to be moved away and blockers are read `for key share`."""
 
 
@@ -103,7 +103,18 @@ def test_a_time_that_bounds_a_scan_is_a_sub_select(name: str, text: str) -> None
 @each_statement
 def test_the_locks_of_a_batch_skip_or_wait_on_purpose(name: str, text: str) -> None:
     """Those that wait: an attempt's own fence, a decision after a lost answer, unblocking, and operators."""
-    waits = {"fence_job", "lock_jobs", "unblock_jobs", "release_claim", "revive_failed", "replace_waiting"}
+    waits = {
+        "fence_job",
+        "lock_failed",
+        "lock_finished",
+        "lock_jobs",
+        "lock_live",
+        "lock_to_delete",
+        "release_claim",
+        "replace_waiting",
+        "revive_failed",
+        "unblock_jobs",
+    }
     locks = re.findall(r"for (?:no key )?update(?: of \w)?( skip locked)?", text)
     assert all(locks) or not locks or name in waits, f"{name} waits for rows"
 

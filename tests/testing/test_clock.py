@@ -28,8 +28,12 @@ async def test_a_running_worker_takes_what_has_become_due(queuert: Harness) -> N
     async def note(job: Job[Number]) -> Number:
         return job.input
 
-    async with queuert(engine), engine.worker(poll_interval=60):
+    async with queuert(engine):
         later = await engine.start_sequence(note, Number(n=1), delay=24 * HOUR)
+        worker = await engine.worker(poll_interval=60).start()
+        while engine.listener.deaf:
+            await asyncio.sleep(0)
+        await worker.drained()  # it sleeps now: nothing but the clock can wake it
         assert (await engine.get_sequence(later.id)).status == "scheduled"
         await VirtualClock(engine).advance(25 * HOUR)
         assert (await later.result(timeout=10)).n == 1

@@ -23,6 +23,11 @@ create index finished_job_invalid on /* schema */finished_job (lane, type) where
 
 -- For looking. Each costs only the rows that have what it is for. BRIN: less than 1 us a job; the same on live_job took 5 (of 40), so
 -- unfinished work is read along its key where type, queue or time of creation are asked for.
+-- What was just written is read often (watchers): autovacuum sums up new ranges of history within a minute or so.
+alter index /* schema */finished_job_time set (autosummarize = on);
+
+alter index /* schema */attempt_log_time set (autosummarize = on);
+
 create index live_job_blocked on /* schema */live_job (lane, sequence_id) where open_blockers > 0;
 
 create index live_job_correlation on /* schema */live_job (lane, correlation_id) where correlation_id is not null;
@@ -40,7 +45,7 @@ create index finished_job_stopped on /* schema */finished_job (lane, outcome, fi
 create index finished_job_kind on /* schema */finished_job using brin (
     sequence_type text_bloom_ops (n_distinct_per_range = 64), type text_bloom_ops (n_distinct_per_range = 64),
     queue text_bloom_ops (n_distinct_per_range = 64), sequence_created_at
-);
+) with (autosummarize = on);
 
 -- As before, with what a look wants to know besides; the progress of what has completed is 100.
 create or replace view /* schema */job as

@@ -1,4 +1,5 @@
--- Endings of every kind, watched or not. The next statement of the same transaction unblocks the dependents of what completed.
+-- Endings of every kind, watched or not. What somebody holds is left out, also who is about to wait for it (`for update`: against
+-- lock_blockers). The next statement of the same transaction unblocks the dependents of what completed.
 with done as (
     select * from jsonb_to_recordset(%(rows)s::jsonb) as d (
         lane smallint, sequence_id uuid, epoch bigint, outcome text, reason text, output jsonb, output_type text, error jsonb,
@@ -10,7 +11,7 @@ with done as (
     from done join /* schema */live_job l on l.lane = done.lane and l.sequence_id = done.sequence_id
     where l.epoch = done.epoch
     order by l.lane, l.sequence_id
-    for no key update of l skip locked
+    for update of l skip locked
 ), gone as (
     delete from /* schema */live_job l using mine
     where l.lane = mine.lane and l.sequence_id = mine.sequence_id

@@ -9,6 +9,7 @@ with start as (
     select l.lane, l.sequence_id
     from start join /* schema */live_job l on l.lane = start.lane and l.sequence_id = start.holder
     where l.position = 0 and l.leased_by is null and l.attempt = 0
+        and coalesce(l.memo - 'events', '{}') = '{}' -- one that sleeps or waits has begun
     order by l.lane, l.sequence_id
     for no key update of l
 )
