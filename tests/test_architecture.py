@@ -184,7 +184,7 @@ def test_sql_is_in_files(name: str) -> None:
     allowed = {
         "postgres.migrate": 7,
         "testing.clock": 4,  # of test databases only
-        "testing.databases": 6,
+        "testing.databases": 7,
         "postgres.store": 1,
         "postgres.listener": 1,
         "embedded.keeper": 9,

@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, Self
+from typing import Any, Generic
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -83,7 +83,6 @@ class SqlAlchemy(Generic[Session]):
                 yield session
                 guard.check()
                 await session.flush()
-                guard.check()
             finally:
                 guard.leaving = True
                 await session.close()
@@ -115,20 +114,19 @@ class _Guard:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], json: tuple[Any, Any]) -> None:
         self._connection = connection
-        self.json = json
         self.leaving = False
         self._ended: Exception | None = None
         self._factory = connection.cursor_factory
         connection.cursor_factory = _Cursor
-        connection.__dict__.update(queuert_guard=self, commit=self._commit, rollback=self._rollback, close=self._close)
+        connection.__dict__.update(queuert_json=json, commit=self._commit, rollback=self._rollback, close=self._close)
 
     def lift(self) -> None:
         self._connection.cursor_factory = self._factory
-        for name in ("queuert_guard", "commit", "rollback", "close"):
+        for name in ("queuert_json", "commit", "rollback", "close"):
             self._connection.__dict__.pop(name, None)
 
     def check(self) -> None:
-        """Raise what the session did wrong: whatever it writes after that could not be rolled back with the rest."""
+        """Raise what the session did wrong: nothing of this phase is to be kept then."""
         if self._ended is not None:
             raise self._ended
 
@@ -151,20 +149,15 @@ class _Guard:
 
 
 class _Cursor(psycopg.AsyncCursor[Any]):
-    """A session's cursor: refuses statements after its COMMIT or ROLLBACK; has the application's JSON functions."""
+    """A session's cursor, with the application's JSON functions."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], **more: Any) -> None:
         super().__init__(connection, **more)
-        self._guard: _Guard = connection.__dict__["queuert_guard"]
-        dumps, loads = self._guard.json
+        dumps, loads = connection.__dict__["queuert_json"]
         if dumps is not None:
             set_json_dumps(dumps, self)
         if loads is not None:
             set_json_loads(loads, self)
-
-    async def execute(self, *args: Any, **more: Any) -> Self:
-        self._guard.check()
-        return await super().execute(*args, **more)
 
 
 def _url(source: str | URL | None) -> URL:

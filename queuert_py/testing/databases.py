@@ -53,9 +53,13 @@ class Scratch:
     def clean(self) -> None:
         """Empty what a test has filled, and set the clock back. Connections of engines that were left open are ended."""
         self.connection.execute(_OTHERS)
-        emptied = [sql.Identifier(*table) for table in self._filled() if table not in self._kept]
-        if emptied:
-            self.connection.execute(sql.SQL("truncate {} restart identity").format(sql.SQL(", ").join(emptied)))
+        filled = [table for table in self._filled() if table not in self._kept]
+        own = [sql.SQL("delete from {}").format(sql.Identifier(*table)) for table in filled if table[0] in self._schemas]
+        others = [sql.Identifier(*table) for table in filled if table[0] not in self._schemas]
+        if own:  # faster than truncate, as there are few rows
+            self.connection.execute(sql.SQL("; ").join(own))
+        if others:
+            self.connection.execute(sql.SQL("truncate {} restart identity").format(sql.SQL(", ").join(others)))
         for schema in self._schemas:
             self.connection.execute(sql.SQL(_RESET).format(sql.Identifier(schema, "setting")))
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from queuert_py import Blocker, Engine, Job, JobType, join
+from queuert_py import Blocker, Engine, JobType, join
 from queuert_py.errors import UsageError
 from queuert_py.postgres.carriers import numbered
 from tests.engine.test_sqlalchemy import url_of
@@ -273,20 +273,15 @@ async def test_keys_own_ids_and_blockers_are_as_exact_as_elsewhere(engine: Engin
 
 
 @each_kind
-async def test_a_worker_is_told_by_the_commit(engine: Engine, dsn: str, kind: str) -> None:
-    other = Engine(dsn)
-
-    @other.job_type
-    async def greet(job: Job[Note]) -> Note:
-        return job.input
-
-    async with other.worker(poll_interval=3600):
-        while other.listener.deaf:
-            await asyncio.sleep(0)
+async def test_workers_are_told_by_the_commit(engine: Engine, db: psycopg.AsyncConnection[Any], dsn: str, kind: str) -> None:
+    """The hint is part of the transaction: it comes after what others have said before the commit."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as listening:
+        await listening.execute("listen queuert_queuert")
         async with KINDS[kind](dsn) as transaction:
-            sequence = await engine.start_sequence(Greet, Note(text="hello"), tx=join(transaction))
-        assert await sequence.result(timeout=20) == Note(text="hello")
-    await other.close()
+            await engine.start_sequence(Greet, Note(text="hello"), priority=3, tx=join(transaction))
+            await db.execute("notify queuert_queuert, 'before the commit'")
+        heard = [each.payload async for each in listening.notifies(timeout=20, stop_after=2)]
+    assert heard == ["before the commit", "q:0:3:default"]
 
 
 async def test_a_sync_transaction_that_waits_for_a_lock_does_not_hold_the_event_loop(engine: Engine, dsn: str) -> None:

@@ -79,6 +79,19 @@ async def test_a_trigger_starts_what_a_worker_runs(engine: Engine, db: Connectio
     assert {(each.key, tuple(each.tags)) for each in started} == {("order-1", ("orders", "Bonn")), ("order-2", ("orders", "Köln"))}
 
 
+async def test_workers_are_told_by_the_commit(db: Connection, dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as listening:
+        await listening.execute("listen queuert_queuert")
+        async with db.transaction():
+            await start(db, "'ship', '{}', key => 'k', queue => 'slow', priority => -10")
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other:
+                await other.execute("notify queuert_queuert, 'before the commit'")
+        await start(db, "'ship', '{}', key => 'k', queue => 'slow'")  # nothing new: nobody is told
+        await db.execute("notify queuert_queuert, 'the end'")
+        heard = [each.payload async for each in listening.notifies(timeout=20, stop_after=3)]
+    assert heard == ["before the commit", "q:0:-10:slow", "the end"]
+
+
 @pytest.mark.usefixtures("orders")
 async def test_a_rollback_takes_it_with_it(engine: Engine, db: Connection) -> None:
     async with db.transaction(force_rollback=True):

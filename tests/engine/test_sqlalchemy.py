@@ -293,7 +293,7 @@ async def test_the_connection_goes_back_as_it_came(app: AsyncEngine, db: psycopg
         for number in range(3):
             await (await engine.start_sequence(write, Name(name=str(number)))).result(timeout=20)
         async with engine.database.connection() as connection:
-            assert not connection.__dict__.keys() & {"commit", "rollback", "close", "wait", "queuert_guard"}
+            assert not connection.__dict__.keys() & {"commit", "rollback", "close", "wait", "queuert_json"}
             assert connection.cursor_factory is psycopg.AsyncCursor
     assert len(backends) == 1
     assert await names(db) == ["0", "1", "2"]

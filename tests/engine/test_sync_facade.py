@@ -373,6 +373,27 @@ def test_a_handler_in_a_thread_starts_others_in_its_phase(dsn: str, engine: Engi
     assert started.root_id == sequence.id
 
 
+def test_a_handler_in_a_thread_starts_its_successor_under_its_own_key(dsn: str) -> None:
+    """The transaction of its phase is known to its attempt: the key is let go for the one that comes next."""
+    engine = Engine(dsn)
+
+    @engine.job_type
+    def tick(job: SyncJob[Number]) -> Number:
+        with job.finalize() as tx:
+            if job.input.value < 3:
+                started = engine.sync.start_sequence(tick, Number(value=job.input.value + 1), key="clock", tx=tx)
+                assert not started.deduplicated
+            return job.input
+
+    with running(engine):
+        sequence = engine.sync.start_sequence(tick, Number(value=1), key="clock")
+        for value in (1, 2, 3):
+            assert engine.sync.result(sequence, timeout=20).value == value
+            (last,) = engine.sync.list_sequences(limit=1)
+            sequence = engine.sequence(tick, last.id)
+        assert len(engine.sync.list_sequences()) == 3
+
+
 # --- Django
 
 
@@ -452,8 +473,14 @@ def run(code: str, dsn: str, *, interrupt_when: str | None = None) -> subprocess
 
 
 def test_a_script_needs_no_close(dsn: str, engine: Engine) -> None:
-    done = run("print(engine.sync.start_sequence(Double, Number(value=1)).deduplicated)", dsn)
+    """What it has started is there, and workers are told before the process ends."""
+    with psycopg.connect(dsn, autocommit=True) as listening:
+        listening.execute("listen queuert_queuert")
+        done = run("print(engine.sync.start_sequence(Double, Number(value=1)).deduplicated)", dsn)
+        listening.execute("notify queuert_queuert, 'the script has ended'")
+        heard = [each.payload for each in listening.notifies(timeout=20, stop_after=2)]
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+    assert heard == ["q:0:0:default", "the script has ended"]
     assert len(engine.sync.list_sequences()) == 1
 
 

@@ -123,12 +123,4 @@ MUTATIONS = [
         "l.leased_by is null and l.memo ->> 'waiting' = %(name)s then",
         "%(name)s is null then",
     ),
-    Mutation(
-        "a step is kept whoever runs the job",
-        ("lone", ("keep a step", "wait for event")),
-        "kept by an attempt that had lost it",
-        "save_memo",
-        "and l.epoch = %(epoch)s",
-        "and %(epoch)s > 0",
-    ),
 ]

@@ -215,3 +215,18 @@ def a_lasting_key_is_given_out_once(before: State, after: State, outcomes: Seque
             others = {row["sequence_id"] for row in [*before["live_job"], *before["finished_job"]] if row["key"] == key and key} - deleted
             if others:
                 yield f"{id} was started with the key {key} of {', '.join(sorted(others))}"
+
+
+@rule
+def nobody_is_told_that_what_exists_does_not(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    deleted = any(each.how == "deleted" for outcome in outcomes for each in outcome.ended)
+    for outcome in outcomes:
+        if not deleted and ("NotFound" in outcome.word or "not_found" in outcome.word or "deleted" in outcome.word.split()[1:]):
+            yield f"an operation was answered {outcome.word!r}, and nothing has been deleted"
+
+
+@rule
+def a_ring_is_refused_only_if_it_would_be_one(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    words = [outcome.word for outcome in outcomes]
+    if "refused: BlockerCycleError" in words and "waits" not in words:
+        yield f"a ring was refused, and nobody waits: {words}"

@@ -8,8 +8,6 @@ from tests.interleave.catalogue import NAMED, TRIPLES, Program, pairs
 from tests.interleave.kit import Lab
 from tests.interleave.runner import Runner
 
-titled = {"ids": lambda program: f"{program[0]}: {' x '.join(program[1])}"}
-
 
 @pytest.fixture(scope="module")
 def runner(lab: Lab) -> Runner:
@@ -27,7 +25,7 @@ async def test_no_order_of_two_operations_breaks_a_rule(runner: Runner, name: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [*pairs(), *TRIPLES], **titled)
+@pytest.mark.parametrize("program", [*pairs(), *TRIPLES], ids=lambda program: f"{program[0]}: {' x '.join(program[1])}")
 async def test_nor_with_a_statement_held_between_its_snapshot_and_its_locks(runner: Runner, program: Program) -> None:
     report = await runner.explore(*program, holds=1)
     print(report.line())

@@ -21,13 +21,13 @@ create index live_job_tree on /* schema */live_job (lane, root_id) where root_id
 -- Jobs whose stored input was refused: looked through by a worker that starts with another model.
 create index finished_job_invalid on /* schema */finished_job (lane, type) where outcome = 'failed' and reason = 'validation';
 
--- For looking. Each costs only the rows that have what it is for. BRIN: less than 1 us a job; the same on live_job took 5 (of 40), so
--- unfinished work is read along its key where type, queue or time of creation are asked for.
 -- What was just written is read often (watchers): autovacuum sums up new ranges of history within a minute or so.
 alter index /* schema */finished_job_time set (autosummarize = on);
 
 alter index /* schema */attempt_log_time set (autosummarize = on);
 
+-- For looking. Each costs only the rows that have what it is for. BRIN: less than 1 us a job; the same on live_job took 5 (of 40), so
+-- unfinished work is read along its key where type, queue or time of creation are asked for.
 create index live_job_blocked on /* schema */live_job (lane, sequence_id) where open_blockers > 0;
 
 create index live_job_correlation on /* schema */live_job (lane, correlation_id) where correlation_id is not null;
