@@ -13,6 +13,7 @@ from queuert_py.control import Declined, OpenJob
 from queuert_py.errors import UsageError
 from queuert_py.job_types import InternalJobType
 from queuert_py.joining import ForeignTx
+from queuert_py.payload import Wire
 from queuert_py.postgres import blocking, controls
 from queuert_py.postgres.controls import Changes, Held
 from queuert_py.postgres.database import Database
@@ -23,7 +24,7 @@ from queuert_py.values import Continuation, Ending, LiveJob, Step
 class Engine(Protocol):
     """What is asked of the engine."""
 
-    max_payload: int
+    wire: Wire
 
     def get(self, name: str) -> InternalJobType[Any, Any]: ...
     def step_for(self, continuation: Continuation[Any], row: LiveJob) -> Step: ...
@@ -72,7 +73,7 @@ class Completion:
     def _verdict(self, value: object, held: Held, known: InternalJobType[Any, Any]) -> Ending | Step:
         engine = self._engine
         if not isinstance(value, Continuation):
-            return Ending("completed", *known.dump_output(value, engine.max_payload))
+            return Ending("completed", *known.dump_output(value, engine.wire))
         most = known.options.get("max_steps", 10_000)
         if held.position + 1 >= most:
             raise UsageError(f"sequence {self._id} has reached max_steps ({most}) of {held.type!r}: complete it with an output.")

@@ -120,9 +120,7 @@ class JobReleased(JobEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class JobSuspended(JobEvent):
-    """A job sleeps, or waits for an event or for other sequences. name: of the sleep, the event or the wait."""
-
-    name: str = ""
+    """A job sleeps, or waits for an event or for other sequences; `engine.why` says for which."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, cast
@@ -17,6 +18,7 @@ from queuert_py import payload
 from queuert_py.control import DeadLetter, Failure
 from queuert_py.errors import DeclarationError, InvalidInputError, UsageError
 from queuert_py.job_types import InternalJobType, JobTypes
+from queuert_py.payload import Wire
 from queuert_py.postgres.controls import Failed
 from queuert_py.sequence import Collected
 from queuert_py.starting import Batch
@@ -55,11 +57,11 @@ def failure_of(job: LiveJob, ending: Ending) -> Failure:
     return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, attempt, from_json(job.input))
 
 
-def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: Failure, *, lanes: int, limit: int) -> str:
+def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: Failure, *, lanes: int, wire: Wire) -> str:
     """The row for start_dead_letters. `limit`: of payloads."""
     known = {name: getattr(failure, name) for name in DeadLetter.model_fields}
     letter = DeadLetter.model_construct(**known)
-    start = Batch([Request(letters, letter)], lanes=lanes, limit=limit + SPARE, origin=job, get=lambda _: letters).check()[0]
+    start = Batch([Request(letters, letter)], lanes=lanes, wire=replace(wire, limit=wire.limit + SPARE), origin=job, get=lambda _: letters).check()[0]
     failed = {"failed_lane": job.lane, "failed_id": job.sequence_id, "failed_position": job.position, "failed_epoch": job.epoch}
     return f"{start.row[:-1]},{to_json(failed).decode()[1:]}"
 
@@ -67,7 +69,7 @@ def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: F
 # --- running again
 
 
-def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], limit: int) -> Callable[[Sequence[Failed]], Mapping[str, str]]:
+def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire: Wire) -> Callable[[Sequence[Failed]], Mapping[str, str]]:
     """Makes the inputs with which failed jobs run again, all or none: InvalidInputError lists every one that is refused."""
 
     def make(failed: Sequence[Failed]) -> Mapping[str, str]:
@@ -75,7 +77,7 @@ def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], limi
         refused: dict[str, str] = {}
         for each in failed if given is not None else ():
             try:
-                made[each.sequence_id] = _new_input(given, each, get(each.type), limit)
+                made[each.sequence_id] = _new_input(given, each, get(each.type), wire)
             except (InvalidInputError, UsageError) as error:
                 refused[each.sequence_id] = str(error)
         if refused:
@@ -86,7 +88,7 @@ def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], limi
     return make
 
 
-def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], limit: int) -> str:
+def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], wire: Wire) -> str:
     value = given
     if callable(given) and not isinstance(given, BaseModel):
         error = from_json(failed.error or "{}")
@@ -94,7 +96,7 @@ def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], 
         reason = cast("Reason", failed.reason)
         value = given(Failure(*ids, failed.type, failed.position, reason, error, failed.attempt, from_json(failed.input)))
     blockers = Collected()
-    text = job_type.dump_input(value, limit, blockers)
+    text = job_type.dump_input(value, wire, blockers)
     if blockers.ids:
         before = set(map(str, blockers.ids)) - set(_strings(from_json(failed.input)))
         if before:

@@ -27,6 +27,7 @@ from queuert_py.errors import (
 from queuert_py.job import In, Job, SyncJob, Tx
 from queuert_py.middleware import Middleware
 from queuert_py.options import declaration as check_options
+from queuert_py.payload import Wire
 from queuert_py.sequence import Collected
 from queuert_py.values import Backoff, BlockerPolicy, Continuation, ContinueOptions, Duration, Out_co, Request, StartOptions
 
@@ -99,12 +100,12 @@ class InternalJobType(Generic[In_contra, Out_co]):
                 raise DeclarationError(f'job type {self.name!r}: write JobType[Input, Output]("{self.name}"), or decorate its handler.')
         return self._contract
 
-    def dump_input(self, value: object, limit: int = payload.MAX_PAYLOAD, blockers: Collected | None = None) -> str:
+    def dump_input(self, value: object, wire: Wire = payload.PLAIN, blockers: Collected | None = None) -> str:
         """The input as JSON, checked to come back equal. A mapping is validated first. InvalidInputError names the field."""
         model = self.contract.input
         try:
             checked = value if isinstance(value, model) else self._from_mapping(value, model)
-            return payload.dump(model, checked, "input", limit, blockers)
+            return wire.seal(payload.dump(model, checked, "input", wire.limit, blockers))
         except ValidationError as error:
             raise InvalidInputError(
                 f"{self.name!r} refuses its input: {payload.explain(error, 'input')}.", type=self.name, path="input"
@@ -121,22 +122,22 @@ class InternalJobType(Generic[In_contra, Out_co]):
         """The input as its handler sees it. pydantic's ValidationError when the model refuses what is stored."""
         return cast("BaseModel", self.contract.input.__pydantic_validator__.validate_json(text, context=context))
 
-    def dump_output(self, value: Any, limit: int = payload.MAX_PAYLOAD) -> tuple[str, str | None]:
+    def dump_output(self, value: Any, wire: Wire = payload.PLAIN) -> tuple[str, str | None]:
         """The output as JSON with the name of its model. InvalidOutputError when it is not what the annotations declare."""
         contract = self.contract
         if value is None and contract.none:
             return "null", None
         named = contract.outputs.get(type(value).__name__)
         if named is not None and isinstance(value, named):
-            return self._dump_output(named.__name__, named, value, limit)
+            return self._dump_output(named.__name__, named, value, wire)
         for name, model in contract.outputs.items():
             if isinstance(value, model):
-                return self._dump_output(name, model, value, limit)
+                return self._dump_output(name, model, value, wire)
         raise InvalidOutputError(f"the handler of {self.name!r} returned {type(value).__name__}, it declares {contract}.", type=self.name)
 
-    def _dump_output(self, name: str, model: type[BaseModel], value: BaseModel, limit: int) -> tuple[str, str]:
+    def _dump_output(self, name: str, model: type[BaseModel], value: BaseModel, wire: Wire) -> tuple[str, str]:
         try:
-            return payload.dump(model, value, "output", limit), name
+            return wire.seal(payload.dump(model, value, "output", wire.limit)), name
         except payload.Unstorable as error:
             raise InvalidOutputError(f"the output of {self.name!r} cannot be stored: {error}", type=self.name, path=error.path) from error
 

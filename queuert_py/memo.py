@@ -109,14 +109,14 @@ def _name(fn: Callable[[], Any]) -> str:
     return getattr(fn, "__qualname__", None) or repr(fn)
 
 
-def keep(value: Any, adapter: TypeAdapter[Any], name: str, limit: int) -> str:
+def keep(value: Any, adapter: TypeAdapter[Any], name: str, wire: payload.Wire) -> str:
     """The entry of a step's value. InvalidStepError when it would not come back equal."""
     handle = _handle(value)
     if handle is not None:
         return to_json({"handle": handle}).decode()
     where = f"the value of step {name!r}"
     try:
-        text, back = payload.dump_any(adapter, value, where, limit)
+        text, back = payload.dump_any(adapter, value, where, wire.limit)
     except payload.Unstorable as error:
         raise InvalidStepError(f"{error} Annotate what the step returns, or pass result=Type.") from error
     if not _equal(back, value, declared=adapter is not _ANY):
@@ -124,7 +124,7 @@ def keep(value: Any, adapter: TypeAdapter[Any], name: str, limit: int) -> str:
             f"{where} would not come back as it is: {payload.clean(repr(value), 200)} became {payload.clean(repr(back), 200)}. "
             "Annotate what the step returns, or pass result=Type."
         )
-    return f'{{"value":{text}}}'
+    return f'{{"value":{wire.seal(text)}}}'
 
 
 def _equal(back: Any, value: Any, *, declared: bool) -> bool:
@@ -134,12 +134,12 @@ def _equal(back: Any, value: Any, *, declared: bool) -> bool:
         return False
 
 
-def recall(entry: Mapping[str, Any], adapter: TypeAdapter[Any], name: str, find: FindHandle) -> Any:
+def recall(entry: Mapping[str, Any], adapter: TypeAdapter[Any], name: str, find: FindHandle, wire: payload.Wire = payload.PLAIN) -> Any:
     """The value of a step that ran in an earlier attempt. NotRepeatableError when it is of another type by now."""
     if "handle" in entry:
         return _handles(entry["handle"], find)
     try:
-        return adapter.validator.validate_json(to_json(entry["value"]))
+        return adapter.validator.validate_json(wire.open(to_json(entry["value"]).decode()))
     except ValidationError as error:
         raise NotRepeatableError(
             f"what step {name!r} returned in an earlier attempt is not what it returns now ({payload.explain(error, 'value')}): "
@@ -178,17 +178,17 @@ def _handles(kept: Mapping[str, Any], find: FindHandle) -> Any:
 # --- the payloads of events
 
 
-def event(value: Any, name: str, by: str, limit: int) -> str:
+def event(value: Any, name: str, by: str, wire: payload.Wire) -> str:
     """The entry of an event. InvalidInputError names what PostgreSQL could not give back."""
     where = f"the payload of event {name!r}"
     try:
         adapter = _ANY if value is None else _adapter(type(value))
-        text, _ = payload.dump_any(adapter, value, where, limit)
+        text, _ = payload.dump_any(adapter, value, where, wire.limit)
     except payload.Unstorable as error:
         raise InvalidInputError(str(error), path=error.path) from error
     except PydanticSchemaGenerationError as error:
         raise InvalidInputError(f"{where} is {type(value).__name__}: send a pydantic model, or plain values.") from error
-    return f'{{"by":"{by}","payload":{text}}}'
+    return f'{{"by":"{by}","payload":{wire.seal(text)}}}'
 
 
 def event_payload(text: str, type: Any, name: str) -> Any:

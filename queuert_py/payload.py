@@ -5,20 +5,55 @@ from __future__ import annotations
 import math
 import re
 import traceback
+from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, cast
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol, cast
 from zlib import crc32
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, SchemaSerializer, to_json
+from pydantic_core import PydanticSerializationError, SchemaSerializer, from_json, to_json
 
 from queuert_py.errors import QueuertError
 
 MAX_PAYLOAD = 1024 * 1024
 _ERROR_TEXT = 10_000
+_SEAL = "~q1:"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _NO_NUL = "a NUL character cannot be stored: remove it, or use bytes in base64."
+
+
+class Codec(Protocol):
+    """Changes payloads on their way to the database and back: encrypts, compresses. `decode(encode(data)) == data`."""
+
+    def encode(self, data: bytes, /) -> bytes: ...
+    def decode(self, data: bytes, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How payloads travel: their most bytes of JSON, and the codec they are stored with (as one JSON string)."""
+
+    limit: int = MAX_PAYLOAD
+    codec: Codec | None = None
+
+    def seal(self, text: str) -> str:
+        """A payload's JSON as it is stored."""
+        return text if self.codec is None else f'"{_SEAL}{b64encode(self.codec.encode(text.encode())).decode()}"'
+
+    def open(self, text: str) -> str:
+        """The JSON of a stored payload. What was stored without a codec is as it is."""
+        if self.codec is None or not text.startswith(f'"{_SEAL}'):
+            return text
+        return self.codec.decode(b64decode(text[1 + len(_SEAL) : -1])).decode()
+
+    def opened(self, value: Any) -> Any:
+        """As `open`, for a payload that was parsed already."""
+        sealed = isinstance(value, str) and value.startswith(_SEAL)
+        return from_json(self.open(f'"{value}"')) if self.codec is not None and sealed else value
+
+
+PLAIN = Wire()
 
 
 class Unstorable(Exception):  # noqa: N818 - becomes the caller's InvalidInputError or the handler's InvalidOutputError

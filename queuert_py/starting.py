@@ -10,11 +10,12 @@ from psycopg import AsyncConnection
 from pydantic import RootModel
 
 from queuert_py import options, payload
+from queuert_py.annotations import Contract
 from queuert_py.errors import DuplicateKeyError, InvalidInputError, NotStartableError, UsageError
 from queuert_py.events import SequenceStarted
 from queuert_py.ids import lane_of, uuid7
-from queuert_py.annotations import Contract
 from queuert_py.job_types import InternalJobType, JobType
+from queuert_py.payload import Wire
 from queuert_py.postgres import blocking, starts
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.listener import hint
@@ -22,7 +23,6 @@ from queuert_py.postgres.plans import Carrier
 from queuert_py.postgres.starts import Outcome, Own, Start
 from queuert_py.sequence import Collected, JobSequence, ResultSource
 from queuert_py.values import LiveJob, Request
-
 
 _Plain = RootModel[Mapping[str, Any]]
 
@@ -39,10 +39,10 @@ class Batch:
     """The starts of one call. `starts` are the distinct ones: inside a batch, too, the first of a key wins."""
 
     def __init__(
-        self, requests: Sequence[Request[Any]], *, lanes: int, limit: int, origin: LiveJob | None, get: Callable[[str], Any]
+        self, requests: Sequence[Request[Any]], *, lanes: int, wire: Wire, origin: LiveJob | None, get: Callable[[str], Any]
     ) -> None:
         self._requests = requests
-        self._how = (lanes, limit, origin, get)
+        self._how = (lanes, wire, origin, get)
         self._places: list[int] = []
         self.starts: list[Start] = []
 
@@ -126,7 +126,7 @@ def replace_start(before: Start, after: Start) -> Start:
     return after
 
 
-def _prepare(request: Request[Any], lanes: int, limit: int, origin: LiveJob | None, get: Callable[[str], Any], which: str) -> Start:
+def _prepare(request: Request[Any], lanes: int, wire: Wire, origin: LiveJob | None, get: Callable[[str], Any], which: str) -> Start:
     job_type: InternalJobType[Any, Any] = request.job_type
     if not isinstance(job_type, Unregistered) and get(job_type.name) is not job_type:
         raise UsageError(f"{job_type.name!r} is another job type than the one mounted on this engine{which}: mount its registry.")
@@ -134,7 +134,7 @@ def _prepare(request: Request[Any], lanes: int, limit: int, origin: LiveJob | No
         raise NotStartableError(f"{job_type.name!r} is internal{which}: only continue_with reaches it. Start the type that leads to it.")
     blockers = Collected()
     try:
-        text = job_type.dump_input(request.input, limit, blockers)
+        text = job_type.dump_input(request.input, wire, blockers)
     except InvalidInputError as error:
         raise InvalidInputError(f"{error}{which}", **error.details) from error.__cause__
     fields, own_id = options.start(job_type.options, request.options)
@@ -149,7 +149,7 @@ def _prepare(request: Request[Any], lanes: int, limit: int, origin: LiveJob | No
     fields["lane"], fields["sequence_id"] = lane_of(id, lanes), id
     if origin is not None:
         _inherit(fields, origin)
-    start = Start(id, fields["lane"], fields, text, key, own_id is not None, options.dedup(request.options))
+    start = Start(id, fields["lane"], fields, text, key, own_id is not None, options.dedup(request.options), sealed=wire.codec is not None)
     if blockers.ids:
         start.blockers, start.policy = list(map(str, blockers.ids)), job_type.options.get("on_blocker_failure", "hold")
         blocking.check(start.blockers, id, f"{job_type.name!r}{which}")

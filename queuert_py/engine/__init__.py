@@ -17,6 +17,7 @@ from queuert_py.engine.watches import Watches
 from queuert_py.engine.works import Works
 from queuert_py.job import Connection, Database, Tx
 from queuert_py.job_types import JobTypes
+from queuert_py.payload import Codec
 
 __all__ = ["DSN_VARIABLE", "Engine"]
 
@@ -26,6 +27,7 @@ class Engine(Signals[Tx], Controls[Tx], Works[Tx], Waits[Tx], Watches[Tx]):
 
     db: a DSN, a psycopg `AsyncConnectionPool`, or a Database; without it the DSN in QUEUERT_DSN. registries: JobTypes to mount.
     schema: where the tables are. pool_size: connections for handlers and callers (10). max_payload: bytes of JSON (1 MiB).
+    codec: encrypts or compresses inputs, outputs and what handlers memoise (errors, keys and tags are stored as they are).
     pooler: the DSN leads through a transaction pooler (PgBouncer): nothing is left in a session. Made for `run_once` and for starting;
     a worker works, but only polls, and is missed at the end of its lease only.
     Opens at `async with engine` or at first use, and is bound to that event loop. `sync`: its verbs for code without an event loop.
@@ -40,6 +42,7 @@ class Engine(Signals[Tx], Controls[Tx], Works[Tx], Waits[Tx], Watches[Tx]):
         schema: str = "queuert",
         pool_size: int = 10,
         max_payload: int = payload.MAX_PAYLOAD,
+        codec: Codec | None = None,
         pooler: bool = False,
     ) -> None: ...
     @overload
@@ -51,6 +54,7 @@ class Engine(Signals[Tx], Controls[Tx], Works[Tx], Waits[Tx], Watches[Tx]):
         schema: str = "queuert",
         pool_size: int = 10,
         max_payload: int = payload.MAX_PAYLOAD,
+        codec: Codec | None = None,
         pooler: bool = False,
     ) -> None: ...
     def __init__(
@@ -61,9 +65,10 @@ class Engine(Signals[Tx], Controls[Tx], Works[Tx], Waits[Tx], Watches[Tx]):
         schema: str = "queuert",
         pool_size: int = 10,
         max_payload: int = payload.MAX_PAYLOAD,
+        codec: Codec | None = None,
         pooler: bool = False,
     ) -> None:
-        super().__init__(db, registries, schema=schema, pool_size=pool_size, max_payload=max_payload, pooler=pooler)
+        super().__init__(db, registries, schema=schema, pool_size=pool_size, max_payload=max_payload, pooler=pooler, codec=codec)
         self.sync = SyncEngine(self)
 
     @classmethod

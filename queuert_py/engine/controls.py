@@ -237,7 +237,7 @@ class Controls(Core[Tx]):
         result: dict[str, str] = {}
 
         def plan(store: Store) -> Plan[tuple[None, Changes]]:
-            make = new_inputs(new_input, self.get, self.max_payload)
+            make = new_inputs(new_input, self.get, self.wire)
             same = wanted if wanted is not None else list(result) or None  # a second try is about the same sequences as the first
             now, changes = yield from controls.retry(store, same, conditions, make, reset_attempts=reset_attempts)
             # a try whose COMMIT was not answered has retried them, if the next one finds them unfinished

@@ -19,6 +19,7 @@ from queuert_py.errors import ConfigurationError, SchemaError, UsageError
 from queuert_py.ids import uuid7
 from queuert_py.job import Database, Tx
 from queuert_py.job_types import JobTypes
+from queuert_py.payload import Codec, Wire
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
 from queuert_py.postgres.listener import Listener, Notifier
@@ -35,11 +36,11 @@ DSN_VARIABLE = "QUEUERT_DSN"
 class Core(JobTypes[Tx]):
     """An engine without its verbs. See Engine."""
 
-    def __init__(self, db: Any, registries: tuple[Any, ...], *, schema: str, pool_size: int, max_payload: int, pooler: bool = False) -> None:
+    def __init__(self, db: Any, registries: tuple[Any, ...], *, schema: str, pool_size: int, max_payload: int, pooler: bool = False, codec: Codec | None = None) -> None:
         super().__init__()
         for registry in registries:
             self.mount(registry)
-        self.max_payload = max_payload
+        self.wire = Wire(max_payload, codec)
         self._wrapper: Database[Any] | None = None
         self._source: str | AsyncConnectionPool[Any] | None = None
         self._embedded: tuple[Path | None, bool] | None = None
@@ -118,7 +119,7 @@ class Core(JobTypes[Tx]):
                 names = ", ".join(each.name for each in missing)
                 raise SchemaError(f"schema {self._schema!r} lacks {names}: run `queuert migrate`.")
             made = await migrations.settings_of(connection, self._schema)
-            database.store = Store(self._schema, int(made.get("lanes", 1)), virtual="clock" in made)
+            database.store = Store(self._schema, int(made.get("lanes", 1)), virtual="clock" in made, wire=self.wire)
 
     async def migrate(self, *, lanes: int = 1) -> list[str]:
         """Make the schema, or bring it up to date; the names of what was applied. lanes: fixed by the first call (1 to 256)."""
@@ -229,7 +230,7 @@ class Core(JobTypes[Tx]):
         """Check a continuation and dump it. Raises what is the handler's fault."""
         known = self.get(continuation.job_type.name)
         blockers = Collected()
-        text = known.dump_input(continuation.input, self.max_payload, blockers)
+        text = known.dump_input(continuation.input, self.wire, blockers)
         options.known(continuation.options, ContinueOptions.__annotations__)
         delay, at = options.when(continuation.options)
         return Step(

@@ -39,7 +39,7 @@ class Signals(Starts[Tx]):
         connection = mine or connection_of(tx, native=self._wrapper is not None)
         options.words(name, "the name of an event", 200)
         id, by = str(sequence.id if isinstance(sequence, Blocker) else _checked(sequence)), uuid7()
-        event = memo.event(payload, name, by, self.max_payload)
+        event = memo.event(payload, name, by, self.wire)
         database = await self._db()
         store = database.store
         if connection is not None:

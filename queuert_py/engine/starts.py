@@ -116,7 +116,7 @@ class Starts(Looks[Tx]):
             return []
         database = await self._db()
         origin = None if running is None else running.origin
-        batch = Batch(requests, lanes=database.store.lanes, limit=self.max_payload, origin=origin, get=self.get)
+        batch = Batch(requests, lanes=database.store.lanes, wire=self.wire, origin=origin, get=self.get)
         own = None if running is None or mine is None else Own(running.row, running.completing)
         outcomes = await batch.write(database, connection, own)
         if running is not None and own is not None:

@@ -28,7 +28,7 @@ from queuert_py.errors import (
 from queuert_py.job import In, Tx, current
 from queuert_py.job_types import JobType, Out
 from queuert_py.options import span
-from queuert_py.postgres.starts import Start
+from queuert_py.postgres.starts import Outcome, Start
 from queuert_py.runtime.context import WorkerContext
 from queuert_py.runtime.here import Here, let_go, start_at, unrestricted
 from queuert_py.runtime.once import Once
@@ -145,10 +145,16 @@ class Works(Starts[Tx]):
             raise UsageError(f"job type {found.name!r} has no handler in this process: import the module that implements it.")
         database = await self._db()
         request = Request(found, input, how)
-        batch = Batch([request], lanes=database.store.lanes, limit=self.max_payload, origin=None, get=self.get)
+        batch = Batch([request], lanes=database.store.lanes, wire=self.wire, origin=None, get=self.get)
         start = batch.check()[0]
         worker = await self._worker_for(start)
-        handle = batch.handles([await start_at(worker, database, start)], self)[0]
+
+        def told(outcome: Outcome) -> None:
+            if self._events.wanted:
+                for event in batch.events([outcome]):
+                    self._events.emit(event)
+
+        handle = batch.handles([await start_at(worker, database, start, told)], self)[0]
         id = str(handle.id)
         try:
             with worker.wanting(id) if isinstance(worker, Here) else nullcontext():
@@ -209,7 +215,7 @@ class Works(Starts[Tx]):
         given = list(inputs)
         for number, input in enumerate(given):
             try:
-                job_type.dump_input(input, self.max_payload, Collected())
+                job_type.dump_input(input, self.wire, Collected())
             except InvalidInputError as error:
                 raise InvalidInputError(f"{error} (input {number})", **error.details) from error.__cause__
         waiting = deque(range(len(given)))

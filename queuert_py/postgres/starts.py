@@ -58,10 +58,16 @@ class Start:
     dedup: Dedup | None = None
     blockers: list[str] = field(default_factory=list[str])
     policy: BlockerPolicy = "hold"
+    sealed: bool = False
 
     @property
     def row(self) -> str:
         return rows.start_row(self.fields, self.input)
+
+    @property
+    def repeat_row(self) -> str:
+        """The row for find_repeats. A sealed input may be stored as another text each time: then the type alone tells."""
+        return rows.start_row(self.fields, "null") if self.sealed else self.row
 
     @property
     def place(self) -> tuple[int, str, bool, str]:
@@ -255,7 +261,7 @@ def _enter(store: Store, starts: Sequence[Start], *, repeat: bool, saved: bool) 
         outcomes: dict[int, str] = {}
         if doubtful:
             inserted -= set((yield store.undo_starts([rows.sequence_row(each.id, each.lane) for each in doubtful])))
-            same = dict((yield store.find_repeats([each.row for each in doubtful])))
+            same = dict((yield store.find_repeats([each.repeat_row for each in doubtful])))
             _refuse_repeats(starts, same, inserted)
             outcomes = {number: starts[number].id for number in order if starts[number].id in same and starts[number].id not in inserted}
         others = [number for number in keyed if starts[number].id not in inserted and number not in outcomes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -15,6 +15,7 @@ from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.rows import tuple_row
 
 from queuert_py.errors import ConfigurationError
+from queuert_py.payload import PLAIN, Wire
 from queuert_py.values import AttemptRecord, BlockerPolicy, JobRecord, LinkRecord, LiveJob, SequenceRecord
 from queuert_py.why import Standing
 
@@ -106,17 +107,47 @@ def rows(parts: Iterable[str]) -> str:
     return f"[{','.join(parts)}]"
 
 
-class Store:
-    """The statements, for one schema. `lanes`: how many the schema was made with; `virtual`: whether it has a clock of its own."""
+def _job(row: tuple[Any, ...]) -> JobRecord:
+    return JobRecord(*row)
 
-    def __init__(self, schema: str, lanes: int = 1, *, virtual: bool = False) -> None:
+
+def _sequence(row: tuple[Any, ...]) -> SequenceRecord:
+    return SequenceRecord(*row)
+
+
+_INPUT = LiveJob._fields.index("input")
+_JOB_PAYLOADS, _SEQUENCE_PAYLOADS = (
+    [number for number, each in enumerate(fields(kind)) if each.name in ("input", "output")] for kind in (JobRecord, SequenceRecord)
+)
+
+
+class Store:
+    """The statements, for one schema. `lanes`: how many the schema was made with; `virtual`: whether it has a clock of its own; `wire`:
+    opens the payloads that are read."""
+
+    def __init__(self, schema: str, lanes: int = 1, *, virtual: bool = False, wire: Wire = PLAIN) -> None:
         self.schema = schema
         self.lanes = lanes
+        self.wire = wire
         self._sql = statements(schema, virtual=virtual)
 
     @property
     def all_lanes(self) -> list[int]:
         return list(range(self.lanes))
+
+    def _opening(self, make: Callable[[tuple[Any, ...]], Row], *columns: int) -> Callable[[tuple[Any, ...]], Row]:
+        """`make`, of rows whose payloads (their columns: as JSON text, or parsed) are opened first."""
+        if self.wire.codec is None:
+            return make
+
+        def opened(row: tuple[Any, ...]) -> Row:
+            values = list(row)
+            for column in columns:
+                value = values[column]
+                values[column] = self.wire.opened(self.wire.open(value) if isinstance(value, str) else value)
+            return make(tuple(values))
+
+        return opened
 
     def _rows(self, name: str, parts: Iterable[str], make: Callable[[tuple[Any, ...]], Row], **more: object) -> Call[Row]:
         return Call(self._sql[name], {"rows": rows(parts), **more}, make)
@@ -188,7 +219,7 @@ class Store:
         return self._rows("settle_edges", parts, lambda _: None)
 
     def read_outputs(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
-        return self._rows("read_outputs", parts, tuple)
+        return self._rows("read_outputs", parts, self._opening(tuple, 3))
 
     # --- claiming
 
@@ -214,13 +245,13 @@ class Store:
             "lease": lease,
             "suspect": suspect,
         }
-        return Call(self._sql["claim_jobs"], values, LiveJob._make)
+        return Call(self._sql["claim_jobs"], values, self._opening(LiveJob._make, _INPUT))
 
     def claim_started(
         self, parts: Iterable[str], types: Sequence[str], *, worker: str, token: UUID, lease: timedelta, suspect: int
     ) -> Call[LiveJob]:
         return self._rows(
-            "claim_started", parts, LiveJob._make, types=types, worker=worker, token=token, lease=lease, suspect=suspect
+            "claim_started", parts, self._opening(LiveJob._make, _INPUT), types=types, worker=worker, token=token, lease=lease, suspect=suspect
         )
 
     def list_due(self, parts: Iterable[str]) -> Call[float]:
@@ -331,23 +362,23 @@ class Store:
         return self._one("list_attempts", lane, sequence_id, lambda row: AttemptRecord(*row))
 
     def list_jobs(self, lane: int, sequence_id: UUID) -> Call[JobRecord]:
-        return self._one("list_jobs", lane, sequence_id, lambda row: JobRecord(*row))
+        return self._one("list_jobs", lane, sequence_id, self._opening(_job, *_JOB_PAYLOADS))
 
     def read_sequence(self, lane: int, sequence_id: UUID) -> Call[SequenceRecord]:
-        return self._one("read_sequence", lane, sequence_id, lambda row: SequenceRecord(*row))
+        return self._one("read_sequence", lane, sequence_id, self._opening(_sequence, *_SEQUENCE_PAYLOADS))
 
     def list_sequences(self, filters: Mapping[str, object], *, limit: int, after: UUID | None) -> Call[SequenceRecord]:
         values = {"lanes": self.all_lanes, "limit": limit, "after": after, **filters}
-        return Call(self._sql["list_sequences"], values, lambda row: SequenceRecord(*row), prepared=False)
+        return Call(self._sql["list_sequences"], values, self._opening(_sequence, *_SEQUENCE_PAYLOADS), prepared=False)
 
     def find_jobs(
         self, filters: Mapping[str, object], *, limit: int, after: UUID | None, position: int | None
     ) -> Call[JobRecord]:
         values = {"lanes": self.all_lanes, "limit": limit, "after": after, "position": position, **filters}
-        return Call(self._sql["find_jobs"], values, lambda row: JobRecord(*row), prepared=False)
+        return Call(self._sql["find_jobs"], values, self._opening(_job, *_JOB_PAYLOADS), prepared=False)
 
     def read_job(self, lane: int, job_id: UUID) -> Call[JobRecord]:
-        return Call(self._sql["read_job"], {"lane": lane, "lanes": self.all_lanes, "job_id": job_id}, lambda row: JobRecord(*row))
+        return Call(self._sql["read_job"], {"lane": lane, "lanes": self.all_lanes, "job_id": job_id}, self._opening(_job, *_JOB_PAYLOADS))
 
     def list_blockers(self, lane: int, sequence_id: UUID, *, limit: int, after: UUID | None, position: int | None) -> Call[LinkRecord]:
         return self._links("list_blockers", lane=lane, sequence_id=sequence_id, limit=limit, after=after, position=position)
@@ -368,7 +399,7 @@ class Store:
         self, filters: Mapping[str, object], *, since: datetime, place: tuple[datetime, UUID, int, str] | None, limit: int
     ) -> Call[tuple[Any, ...]]:
         behind = dict(zip(("at", "id", "position", "kind"), place or (None,) * 4, strict=True))
-        return Call(self._sql["list_news"], {**filters, **behind, "since": since, "limit": limit}, tuple, prepared=False)
+        return Call(self._sql["list_news"], {**filters, **behind, "since": since, "limit": limit}, self._opening(tuple, 11), prepared=False)
 
     def read_progress(self, parts: Iterable[str], filters: Mapping[str, object]) -> Call[tuple[Any, ...]]:
         return self._rows("read_progress", parts, tuple, **filters)
@@ -404,7 +435,7 @@ class Store:
         return Call(self._sql["pin_plans"], {}, lambda _: None)
 
     def lock_live(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
-        return self._rows("lock_live", parts, tuple)
+        return self._rows("lock_live", parts, self._opening(tuple, 5))
 
     def read_position(self, lane: int, sequence_id: str) -> Call[int]:
         return Call(self._sql["read_position"], {"lane": lane, "sequence_id": sequence_id}, _first)
@@ -442,7 +473,7 @@ class Store:
         return Call(self._sql["find_failed"], {"lanes": self.all_lanes, **which}, tuple)
 
     def lock_failed(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
-        return self._rows("lock_failed", parts, tuple)
+        return self._rows("lock_failed", parts, self._opening(tuple, 5))
 
     def find_invalid(self, parts: Iterable[str]) -> Call[tuple[int, str]]:
         return self._rows("find_invalid", parts, tuple, lanes=self.all_lanes)
@@ -462,7 +493,7 @@ class Store:
         return self._rows("mark_watched", parts, lambda _: None)
 
     def read_results(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
-        return self._rows("read_results", parts, tuple)
+        return self._rows("read_results", parts, self._opening(tuple, 4))
 
     def notify(self, channel: str, hints: Sequence[str]) -> Call[None]:
         return Call(self._sql["notify"], {"channel": channel, "hints": hints}, lambda _: None)

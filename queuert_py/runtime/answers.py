@@ -72,5 +72,5 @@ class Answers:
         letters = attempt.job_type.options.get("dead_letter")
         if letters is None:
             return ending
-        lanes, limit = attempt.host.database.store.lanes, attempt.host.max_payload
-        return replace(ending, dead_letter=dead_letter_row(letters, attempt.row, failure, lanes=lanes, limit=limit))
+        lanes, wire = attempt.host.database.store.lanes, attempt.host.wire
+        return replace(ending, dead_letter=dead_letter_row(letters, attempt.row, failure, lanes=lanes, wire=wire))

@@ -245,7 +245,7 @@ class Attempt(Phases):
         try:
             if isinstance(value, Continuation):
                 return self.host.step_for(cast("Continuation[Any]", value), self)
-            return Ending("completed", *self.job_type.dump_output(value, self.host.max_payload))
+            return Ending("completed", *self.job_type.dump_output(value, self.host.wire))
         except Exception as error:
             self._failure = error
             if isinstance(error, (InvalidOutputError, UsageError)):

@@ -23,6 +23,7 @@ from queuert_py.dependencies import Provided, call_here, leave
 from queuert_py.errors import PhaseError
 from queuert_py.job import Running, SyncJob, current
 from queuert_py.job_types import InternalJobType, JobTypes
+from queuert_py.payload import Wire
 from queuert_py.runtime.processes import LIMIT, READY, described, look_up
 from queuert_py.sequence import BlockerEnding, Outputs
 from queuert_py.values import Abort, LiveJob
@@ -86,7 +87,7 @@ async def _run(job_type: InternalJobType[Any, Any], job: SyncJob[Any]) -> tuple[
     error: BaseException | None = None
     try:
         given = await Provided({SyncJob: job}, call_here, opened, {}).values(job_type.shape.needs)
-        output = job_type.dump_output(job_type.handler(job, **given), LIMIT)
+        output = job_type.dump_output(job_type.handler(job, **given), Wire(LIMIT))
     except BaseException as raised:
         error = raised
     error = await leave(opened, error)

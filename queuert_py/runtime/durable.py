@@ -29,6 +29,7 @@ from queuert_py.errors import (
 )
 from queuert_py.ids import lane_of
 from queuert_py.job_types import InternalJobType
+from queuert_py.payload import Wire
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
 from queuert_py.runtime.callbacks import Callback
@@ -50,7 +51,7 @@ class Keeper(Protocol):
     @property
     def policy(self) -> BlockerPolicy: ...
     @property
-    def max_payload(self) -> int: ...
+    def wire(self) -> Wire: ...
     def refusal(self) -> str | None:
         """Why nothing may be kept just now."""
         ...
@@ -117,11 +118,11 @@ class Durable:
         entry = self._memo.steps.get(named)
         if entry is None:
             return Begun(named, adapter)
-        return Begun(named, adapter, done=True, value=memo.recall(entry, adapter, named, self._keeper.find))
+        return Begun(named, adapter, done=True, value=memo.recall(entry, adapter, named, self._keeper.find, self._keeper.wire))
 
     async def end(self, begun: Begun, value: Any) -> None:
         """The second half: keep what it returned."""
-        entry = memo.keep(value, begun.adapter, begun.name, self._keeper.max_payload)
+        entry = memo.keep(value, begun.adapter, begun.name, self._keeper.wire)
         await self._keeper.save("steps", begun.name, entry)
         self._memo.add("steps", begun.name, entry)
 
@@ -151,7 +152,7 @@ class Durable:
             raise _timed_out(name)
         event = self._memo.events.get(name)
         if event is not None:
-            return memo.event_payload(to_json(event["payload"]).decode(), type, name)
+            return memo.event_payload(self._keeper.wire.open(to_json(event["payload"]).decode()), type, name)
         text = await self._keeper.read_event(name)
         if text is None and deadline is None:
             self._suspend(Suspend(name, event=True, after=limit))
@@ -162,7 +163,7 @@ class Durable:
             raise _timed_out(name)
         text = text or await self._keeper.read_event(name)
         self._memo.add("events", name, f'{{"payload":{text}}}')
-        return memo.event_payload(text or "null", type, name)
+        return memo.event_payload(self._keeper.wire.open(text or "null"), type, name)
 
     async def wait_for(self, blockers: Iterable[Blocker[Any]], name: str | None) -> list[Blocker[Any]]:
         """See `Job.wait_for`."""
@@ -244,7 +245,7 @@ class Home(Protocol):
     @property
     def database(self) -> Database: ...
     @property
-    def max_payload(self) -> int: ...
+    def wire(self) -> Wire: ...
     def find(self, type: str, id: str) -> JobSequence[Any]:
         """A handle."""
         ...
@@ -285,8 +286,8 @@ class RowKeeper:
         return self._holder.job_type.options.get("on_blocker_failure", "hold")
 
     @property
-    def max_payload(self) -> int:
-        return self._holder.host.max_payload
+    def wire(self) -> Wire:
+        return self._holder.host.wire
 
     def refusal(self) -> str | None:
         if self._holder.writing:

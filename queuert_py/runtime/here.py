@@ -107,8 +107,8 @@ def unrestricted(worker: Worker, queue: str, type_: str) -> bool:
     return whole and worker.serves(queue, type_) and worker.has_room()
 
 
-async def start_at(worker: Worker, database: Database, start: Start) -> Outcome:
-    """Start a sequence whose first job is born leased to this worker, which runs it now: nobody else can take it."""
+async def start_at(worker: Worker, database: Database, start: Start, told: Callable[[Outcome], None]) -> Outcome:
+    """Start a sequence whose first job is born leased to this worker, which runs it now: nobody else can take it. `told` before it runs."""
     claimer = worker._claimer
     outcomes: list[Outcome] = []
 
@@ -117,13 +117,15 @@ async def start_at(worker: Worker, database: Database, start: Start) -> Outcome:
         call = database.store.claim_started([part], list(worker._types), **claimer._terms(token))
         outcome, claimed = await start_leased(database, start, call)
         outcomes.append(outcome)
+        told(outcome)
         return claimed
 
+    claimed: list[LiveJob] = []
     try:
-        await claimer._lease(uuid4(), claim)
-    except BaseException:
-        claimer.look()  # it releases what may have been claimed
-        raise
+        claimed = await claimer._lease(uuid4(), claim)
+    finally:
+        if not claimed:  # it is another one's, or is not ready; or who knows: then it releases what may have been claimed
+            claimer.look()
     return outcomes[0]
 
 

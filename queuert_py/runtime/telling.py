@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,8 @@ class Tells:
         """A sequence has ended."""
         row = attempt.row
         id, waiters = row.sequence_id, self._engine.waiters
+        if ending.output is not None:
+            ending = replace(ending, output=self._engine.wire.open(ending.output))
         if waiters.awaits(id):
             output = None if ending.output_type is None else ending.output
             waiters.deliver(id, Ended(ending.outcome, ending.reason, output, ending.output_type, _error(ending.error), row.type))

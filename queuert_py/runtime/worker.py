@@ -22,6 +22,7 @@ from queuert_py.decisions.pace import hands_off
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
 from queuert_py.job_types import InternalJobType
+from queuert_py.payload import Wire
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, Link, Report
 from queuert_py.runtime.aside import Beside
@@ -69,8 +70,8 @@ class Worker(Beside):
         return self._engine.database
 
     @property
-    def max_payload(self) -> int:
-        return self._engine.max_payload
+    def wire(self) -> Wire:
+        return self._engine.wire
 
     @property
     def grace(self) -> float:
@@ -376,7 +377,7 @@ class Worker(Beside):
             position=row.position + 1,
             epoch=row.epoch + 1,
             type=step.type,
-            input=step.input,
+            input=self.wire.open(step.input),
             attempt=1,
             crash_count=0,
             begun=True,

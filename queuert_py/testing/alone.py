@@ -94,7 +94,7 @@ class Alone:
     shutting_down = False
     in_phase = False
     completing = False
-    max_payload = payload.MAX_PAYLOAD
+    wire = payload.PLAIN
 
     def __init__(self, job_type: InternalJobType[Any, Any], text: str, attempt: int, events: Mapping[str, object]) -> None:
         blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)

@@ -328,7 +328,7 @@ async def test_one_that_a_worker_has_only_prefetched_never_runs(engine: Engine, 
 
     sequences = await engine.start_sequences([hold(Number(n=n)) for n in range(3)])
     async with engine.worker(concurrency=2) as worker:
-        while not worker.waiting:
+        while not worker.waiting or len(ran) < 2:
             await asyncio.sleep(0)
         (prefetched,) = [each for each in sequences if each.id not in {sequences[n].id for n in ran}]
         assert await engine.cancel_sequences([prefetched.id]) == {prefetched.id: "cancelled"}

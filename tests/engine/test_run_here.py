@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Engine, Fail, Job, JobTypes, Retry, continue_with
+from queuert_py import Blocker, Continuation, Dedup, Engine, Fail, Job, JobTypes, Retry, continue_with
 from queuert_py.errors import (
     InvalidInputError,
     MapStoppedError,
@@ -23,6 +23,7 @@ from queuert_py.errors import (
     SequenceFailedError,
     UsageError,
 )
+from queuert_py.events import Event
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -146,6 +147,37 @@ async def test_a_key_that_is_held_gives_the_result_of_its_holder(engine: Engine)
         await engine.start_sequence(note, Number(n=1), key="k")
         assert (await engine.run(note, Number(n=2), key="k")).n == 1
         assert ran == [1]
+
+
+async def test_one_that_waits_with_the_same_key_is_replaced_and_runs_here(engine: Engine) -> None:
+    @engine.job_type
+    async def note(job: Job[Number]) -> Number:
+        return job.input
+
+    newest = Dedup("k", on_match="replace")
+    async with engine:
+        await engine.start_sequence(note, Number(n=1), key="k", delay=3600)
+        async with asyncio.timeout(20):
+            assert (await engine.run(note, Number(n=2), dedup=newest)).n == 2
+        await engine.start_sequence(note, Number(n=1), key="k", delay=3600)
+        async with asyncio.timeout(20), engine.worker(poll_interval=60):
+            assert (await engine.run(note, Number(n=3), dedup=newest)).n == 3
+
+
+async def test_its_events_come_in_their_order(engine: Engine) -> None:
+    told: list[str] = []
+
+    @engine.job_type
+    async def note(job: Job[Number]) -> Number:
+        return job.input
+
+    @engine.on(Event)
+    def hear(event: Event) -> None:
+        told.append(type(event).__name__)
+
+    async with engine:
+        await engine.run(note, Number(n=1))
+    assert told == ["SequenceStarted", "JobStarted", "JobCompleted"]
 
 
 async def test_it_waits_for_blockers_and_runs_then(engine: Engine) -> None:

@@ -488,12 +488,16 @@ def test_ctrl_c_ends_a_call_and_the_engine_goes_on(dsn: str) -> None:
     done = run(
         """
         sequence = engine.sync.start_sequence(Double, Number(value=1))
-        try:
+        def tell():
+            while not engine.waiters.awaits(str(sequence.id)):
+                pass
             print("waiting", flush=True)
+        threading.Thread(target=tell, daemon=True).start()
+        try:
             engine.sync.result(sequence)
         except KeyboardInterrupt:
             print(engine.sync.get_sequence(sequence.id).status)
-            print(any(engine.waiters.awaits(str(each.id)) for each in [sequence]))
+            print(engine.waiters.awaits(str(sequence.id)))
         """,
         dsn,
         interrupt_when="waiting",

@@ -184,7 +184,7 @@ def one_ending_is_claimed_once_and_is_there(before: State, after: State, outcome
 def no_event_is_missed(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """What was sent is there as long as its job's sequence is live, and nobody sleeps beside it; what was kept is there as well."""
     for id, row in _live(after).items():
-        memo = row["memo"] or {}
+        memo: Mapping[str, Any] = row["memo"] or {}
         if memo.get("waiting") in memo.get("events", {}) and row["leased_by"] is None and str(row["run_at"]).startswith("9999"):
             yield f"{id} waits for {memo['waiting']!r}, which has come"
         words = [outcome.word for outcome in outcomes]
