@@ -24,6 +24,8 @@ from queuert_py.values import Block, BlockerPolicy, LiveJob, Step
 T = TypeVar("T")
 LIMIT = 1000
 """The most blockers of one job."""
+LOOKS = 3
+"""How often a blocker that is neither live nor finished is looked for."""
 PATIENCE = 30.0
 """Seconds in which a blocker that somebody's transaction holds is marked again and again."""
 
@@ -66,16 +68,17 @@ def stand(store: Store, ids: Iterable[str]) -> Plan[Standing]:
     parts = {id: rows.sequence_row(id, lane) for lane, id in placed}
     locked: list[str] = yield store.lock_blockers(parts.values())
     standing: dict[str, str | None] = dict.fromkeys(locked)
-    rest = [part for id, part in parts.items() if id not in standing]
+    missing = [id for id in parts if id not in standing]
     unwatched: list[str] = []
-    missing: list[str] = []
-    for id, live, outcome in (yield store.read_blockers(rest)) if rest else ():
-        if live or outcome == "continued":
-            unwatched.append(parts[id])
-        elif outcome is None:
-            missing.append(id)
-        else:
-            standing[id] = outcome
+    for _ in range(LOOKS):
+        rest, missing = missing, []
+        for id, live, outcome in (yield store.read_blockers([parts[id] for id in rest])) if rest else ():
+            if live or outcome == "continued":
+                unwatched.append(parts[id])
+            elif outcome is None:  # not there, or retried while that statement waited for its row
+                missing.append(id)
+            else:
+                standing[id] = outcome
     if missing:
         raise SequenceNotFoundError(f"blocker {', '.join(missing)} does not exist: was its start committed?", ids=missing)
     if unwatched:

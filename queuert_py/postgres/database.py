@@ -302,7 +302,11 @@ class Database:
         if pool.closed:
             await pool.open()
         try:
+            task = asyncio.current_task()
+            asked = task.cancelling() if task is not None else 0
             async with pool.connection() as connection:
+                if task is not None and task.cancelling() > asked:  # the pool waits by wait_for, which swallows it in Python 3.11
+                    raise asyncio.CancelledError
                 try:
                     yield connection
                 except (psycopg.Error, OSError) as error:

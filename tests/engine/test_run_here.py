@@ -329,7 +329,9 @@ async def test_many_at_once(engine: Engine) -> None:
 # --- map
 
 
-async def test_map_gives_the_outputs_in_the_order_of_the_inputs(engine: Engine) -> None:
+async def test_map_gives_the_outputs_in_the_order_of_the_inputs_and_keeps_that_many_running(engine: Engine) -> None:
+    four = asyncio.Event()
+    ended: list[int] = []
     running = most = 0
 
     @engine.job_type
@@ -337,14 +339,18 @@ async def test_map_gives_the_outputs_in_the_order_of_the_inputs(engine: Engine) 
         nonlocal running, most
         running += 1
         most = max(most, running)
-        for _ in range(10 - job.input.n):
-            await asyncio.sleep(0.001)
+        if running == 4:
+            four.set()
+        await four.wait()
+        while job.input.n == 0 and len(ended) < 9:  # the first one is the last to end
+            await asyncio.sleep(0)
         running -= 1
+        ended.append(job.input.n)
         return job.input
 
     async with engine:
         assert await engine.map(note, (Number(n=n) for n in range(10)), concurrency=4) == [Number(n=n) for n in range(10)]
-        assert most == 4
+        assert (most, ended[-1]) == (4, 0)
         assert await engine.map(note, []) == []
 
 

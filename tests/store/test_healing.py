@@ -156,3 +156,32 @@ async def test_own_settings_of_a_dsn_win_over_the_defaults(dsn: str) -> None:
 @pytest.mark.parametrize("error", [ValueError(), KeyError(), asyncio.CancelledError()], ids=repr)
 def test_what_is_no_database_error_has_no_fault(error: BaseException) -> None:
     assert fault_of(error) is None
+
+
+async def test_a_cancelled_wait_for_a_pool_connection_ends(healing: Database) -> None:
+    """Whenever the cancellation comes, before the connection does or in the very same tick."""
+    go_on = asyncio.Event()
+
+    async def hold() -> None:
+        async with healing.connection():
+            await go_on.wait()
+
+    async def take() -> None:
+        async with healing.connection():
+            await asyncio.Event().wait()
+
+    for ticks in range(12):
+        go_on.clear()
+        holding = [asyncio.create_task(hold()) for _ in range(3)]
+        while healing._pool is None or healing._pool.get_stats().get("pool_available") or healing._pool.get_stats()["pool_size"] < 3:
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(take())
+        while not healing._pool.get_stats().get("requests_waiting"):
+            await asyncio.sleep(0)
+        go_on.set()
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=10)
+        assert done, f"cancelled {ticks} ticks after the connection was given back, it goes on"
+        await asyncio.gather(*holding)
