@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from queuert_py import Engine, Job
+from queuert_py import Engine, Job, JobSequence
 from queuert_py.integrations.sqlalchemy import SqlAlchemy
 
 known = conninfo_to_dict(os.environ["QUEUERT_DSN"])
@@ -60,19 +60,24 @@ async def confirm(job: Job[Confirm, AsyncSession]) -> Confirmed:
         return Confirmed(email=user.email)
 
 
+async def sign_up(email: str, *, works: bool) -> JobSequence[Confirmed]:
+    async with sessions() as session:
+        user = User(email=email)
+        session.add(user)
+        await session.flush()
+        sequence = await engine.start_sequence(confirm, Confirm(user_id=user.id), tx=session)
+        await (session.commit() if works else session.rollback())
+        users = await session.scalar(select(func.count()).select_from(User))
+    print(f"{'committed' if works else 'rolled back'}: {users} users, {len(await engine.list_sequences())} sequences")
+    return sequence
+
+
 async def main() -> None:
     async with database.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with engine, engine.worker():
-        for how in ("rolled back", "committed"):
-            async with sessions() as session:
-                user = User(email="ada@example.org")
-                session.add(user)
-                await session.flush()
-                sequence = await engine.start_sequence(confirm, Confirm(user_id=user.id), tx=session)
-                await (session.commit() if how == "committed" else session.rollback())
-                users = await session.scalar(select(func.count()).select_from(User))
-            print(f"{how}: {users} users, {len(await engine.list_sequences())} sequences")
+        await sign_up("ada@example.org", works=False)
+        sequence = await sign_up("ada@example.org", works=True)
         print((await sequence.result(timeout=10)).email, "is confirmed")
     await database.dispose()
 

@@ -64,7 +64,13 @@ class Completion:
             return self._outcome
         ids = UUID(held.sequence_id), UUID(held.job_id)
         job: OpenJob[Any] = OpenJob(
-            *ids, held.type, held.position, held.attempt, held.running, held.created_at, lambda: known.load_input(held.input)
+            *ids,
+            held.type,
+            held.position,
+            held.attempt,
+            held.running,
+            held.created_at,
+            lambda: known.load_input(self._engine.wire.open(held.input)),
         )
         given = [job, tx.transaction if isinstance(tx, ForeignTx) else tx][: _parameters(self._outcome)]
         value = self._outcome(*given)

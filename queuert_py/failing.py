@@ -49,19 +49,21 @@ def check(types: JobTypes[Any]) -> None:
 # --- a failure of a job in hand
 
 
-def failure_of(job: LiveJob, ending: Ending) -> Failure:
+def failure_of(job: LiveJob, ending: Ending, wire: Wire) -> Failure:
     id = UUID(job.sequence_id)
     error = cast("Mapping[str, Any]", from_json(ending.error or "{}"))
     job_id = UUID(job.job_id) if job.job_id else id
     attempt = job.attempt if ending.charged else job.attempt - 1
-    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, attempt, from_json(job.input))
+    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, attempt, from_json(wire.open(job.input)))
 
 
 def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: Failure, *, lanes: int, wire: Wire) -> str:
-    """The row for start_dead_letters. `limit`: of payloads."""
+    """The row for start_dead_letters."""
     known = {name: getattr(failure, name) for name in DeadLetter.model_fields}
     letter = DeadLetter.model_construct(**known)
-    start = Batch([Request(letters, letter)], lanes=lanes, wire=replace(wire, limit=wire.limit + SPARE), origin=job, get=lambda _: letters).check()[0]
+    start = Batch(
+        [Request(letters, letter)], lanes=lanes, wire=replace(wire, limit=wire.limit + SPARE), origin=job, get=lambda _: letters
+    ).check()[0]
     failed = {"failed_lane": job.lane, "failed_id": job.sequence_id, "failed_position": job.position, "failed_epoch": job.epoch}
     return f"{start.row[:-1]},{to_json(failed).decode()[1:]}"
 
@@ -89,18 +91,18 @@ def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire
 
 
 def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], wire: Wire) -> str:
-    value = given
+    value, before = given, from_json(wire.open(failed.input))
     if callable(given) and not isinstance(given, BaseModel):
         error = from_json(failed.error or "{}")
         ids = UUID(failed.sequence_id), UUID(failed.job_id)
         reason = cast("Reason", failed.reason)
-        value = given(Failure(*ids, failed.type, failed.position, reason, error, failed.attempt, from_json(failed.input)))
+        value = given(Failure(*ids, failed.type, failed.position, reason, error, failed.attempt, before))
     blockers = Collected()
     text = job_type.dump_input(value, wire, blockers)
     if blockers.ids:
-        before = set(map(str, blockers.ids)) - set(_strings(from_json(failed.input)))
-        if before:
-            raise UsageError(f"a new input cannot have other blockers than the one that failed: {', '.join(before)}.")
+        others = set(map(str, blockers.ids)) - set(_strings(before))
+        if others:
+            raise UsageError(f"a new input cannot have other blockers than the one that failed: {', '.join(others)}.")
     return text
 
 

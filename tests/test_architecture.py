@@ -144,7 +144,7 @@ def test_psycopg_is_used_in_postgres_and_named_in_few_other_places(name: str) ->
 
 
 def test_nothing_of_the_tests_or_of_an_optional_extra_is_imported_at_the_top() -> None:
-    extras = {"pytest", "hypothesis", "rich", "sqlalchemy", "django", "testcontainers", "procrastinate", "tests"}
+    extras = {"pytest", "hypothesis", "rich", "sqlalchemy", "asyncpg", "psycopg2", "django", "testcontainers", "procrastinate", "tests"}
     for file in FILES:
         if file.relative_to(ROOT).parts[0] in ("cli", "integrations"):
             continue

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from typing_extensions import TypeVar
 
 from queuert_py.errors import UsageError
-from queuert_py.postgres.store import Call
+from queuert_py.postgres.store import PING, Call
 
 Row = TypeVar("Row")
 
@@ -145,7 +145,7 @@ class AsyncAlchemy:
     async def run(self, call: Call[Row], /) -> list[Row]:
         connection = await self._owner.connection() if hasattr(self._owner, "sync_session") else self._owner
         if not connection.in_transaction():
-            await connection.exec_driver_sql("select 1")  # SQLAlchemy begins with it: only then will its commit() be one
+            await connection.exec_driver_sql(PING.sql.decode())  # SQLAlchemy begins with it: only then will its commit() be one
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection
         if isinstance(driver, AsyncConnection):
@@ -169,7 +169,7 @@ class Alchemy:
     def run_sync(self, call: Call[Row], /) -> list[Row]:
         connection = self._owner.connection() if hasattr(self._owner, "identity_map") else self._owner
         if not connection.in_transaction():
-            connection.exec_driver_sql("select 1")  # as above
+            connection.exec_driver_sql(PING.sql.decode())  # as above
         driver = connection.connection.driver_connection
         if isinstance(driver, Connection):
             return Psycopg(cast("Connection[Any]", driver)).run_sync(call)

@@ -263,6 +263,9 @@ class Database:
             self._pool = self._new_pool()
         if self._pool.closed:
             await self._pool.open()
+            if self._own:  # asked before its first connection is there, it would make a second one
+                with contextlib.suppress(PoolTimeout):
+                    await self._pool.wait(DEADLINE / 2)
         self.health.start()
 
     async def close(self) -> None:

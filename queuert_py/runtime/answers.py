@@ -41,7 +41,7 @@ class Answers:
         current.set(None)  # it is no part of the attempt: what it starts is started from outside
         verdict: Verdict = ending
         try:
-            failure = failure_of(attempt.row, ending)
+            failure = failure_of(attempt.row, ending, attempt.host.wire)
             verdict = await self._compensation(attempt, ending, failure) or self._with_letter(attempt, ending, failure)
         except Exception:
             logger.exception("job %s (%s): its failure could not be answered; it has failed", attempt.row.sequence_id, attempt.row.type)

@@ -47,8 +47,7 @@ FAR = 1e9
 class Worker(Beside):
     """Made by `engine.worker(…)`; use it as `async with`, or `start` and `stop`."""
 
-    present, listens = True, True
-    """Whether it shows itself to the others, and whether hints tell it of work; see runtime/once.py."""
+    present, listens = True, True  # does it show itself to the others, and do hints tell it of work? see runtime/once.py
 
     def __init__(self, engine: Services, settings: Settings) -> None:
         self.id = f"{settings.name}-{uuid7()}"

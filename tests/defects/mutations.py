@@ -43,14 +43,18 @@ DELIVERS = "reserving outside a transaction delivers twice"
 ARCHIVED = "failed attempts are archived as completed"
 PENDING = "run here inserts a pending row that a worker can also claim"
 SERIAL = "a concurrency limit that is only a serial batch size"
-DEFECTS = (
-    *(STRANDED, EARLY, TWICE, FIRST_JOB, CYCLE, CASCADE, HANGS, STALE, BACKOFF, RENEWAL, UNCOUNTED, SORTS),
-    *(EXPIRES, UNCOMPLETES, DELIVERS, ARCHIVED, PENDING, SERIAL),
-)
-"""As they stand at the end of the list of features, in that order."""
+DEFECTS = {
+    **dict.fromkeys((STRANDED, EARLY, TWICE, FIRST_JOB, CYCLE, CASCADE, HANGS, STALE, BACKOFF, RENEWAL, UNCOUNTED, SORTS), "Queuert"),
+    **dict.fromkeys((EXPIRES, UNCOMPLETES), "steve"),
+    **dict.fromkeys((DELIVERS, ARCHIVED), "gravito"),
+    PENDING: "tetrastack",
+    SERIAL: "zeke",
+}
+"""Each with the system that has it, as they stand at the end of the list of features."""
 
 SQL = "postgres/sql"
 HERE = "tests/defects"
+_RING = "if (yield store.find_cycle(parts, job)):"
 _RECOUNT = """(
         select count(*) from /* schema */job_blocker b
         where b.lane = l.lane and b.sequence_id = l.sequence_id and b.position = l.position
@@ -102,7 +106,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "the check of the transaction that adds the edges, for a continuation",
         "tests/engine/test_blockers.py::test_a_continuation_that_would_close_a_ring_fails_with_the_reason",
         "ResultTimeoutError",
-        (Change("postgres/blocking.py", "if (yield store.find_cycle(parts, job)):", "if (yield store.find_cycle(parts, job)) and not job:"),),
+        (Change("postgres/blocking.py", _RING, _RING.replace(":", " and not job:")),),
     ),
     Mutation(
         CYCLE,
@@ -111,7 +115,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "ResultTimeoutError",
         (
             Change("runtime/durable.py", "if before is None and await self._keeper.closes_ring(ids):", "if ids is None:"),
-            Change("postgres/blocking.py", "if (yield store.find_cycle(parts, job)):", "if (yield store.find_cycle(parts, job)) and not job:"),
+            Change("postgres/blocking.py", _RING, _RING.replace(":", " and not job:")),
         ),
     ),
     Mutation(
@@ -295,7 +299,8 @@ MUTATIONS: tuple[Mutation, ...] = (
             Change(
                 "runtime/claimer.py",
                 "        free = concurrency - self._slots.running\n",
-                "        if self._slots.running or self._slots.waiting:\n            return 0\n        free = concurrency - concurrency // 2\n",
+                "        if self._slots.running or self._slots.waiting:\n            return 0\n"
+                "        free = concurrency - concurrency // 2\n",
             ),
         ),
     ),
@@ -304,7 +309,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a worker runs what was claimed only in free slots",
         f"{HERE}/test_concurrency.py::test_a_workers_concurrency_is_not_a_batch_size",
         "AssertionError",
-        (Change("runtime/worker.py", "while self._waiting and len(self._running) < self.settings.concurrency and", "while self._waiting and"),),
+        (
+            Change(
+                "runtime/worker.py", "while self._waiting and len(self._running) < self.settings.concurrency and", "while self._waiting and"
+            ),
+        ),
     ),
     *(
         Mutation(

@@ -220,7 +220,7 @@ async def test_a_job_that_is_cancelled_is_dropped_and_the_others_go_on(engine: E
     assert sorted(seen) == [(0, None), (1, "cancelled"), (2, None)]
 
 
-async def test_a_job_has_its_own_time_limit(engine: Engine) -> None:
+async def test_a_job_has_its_own_time_limit_and_one_end(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     @engine.batch_type("work", size=10, max_attempts=1)
     async def work(jobs: Sequence[Job[In]]) -> list[Out]:
         while not any(job.aborted for job in jobs):
@@ -232,6 +232,7 @@ async def test_a_job_has_its_own_time_limit(engine: Engine) -> None:
         pass
     assert await fates(engine) == {0: "completed", 1: "failed", 2: "completed"}
     assert await reasons(engine, 1) == ("timeout", "TimeoutError")
+    assert "no longer ours" not in caplog.text, "what its handler returns for it is not written a second time"
 
 
 async def test_the_handler_is_cancelled_when_no_job_is_left(engine: Engine) -> None:

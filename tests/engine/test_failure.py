@@ -506,3 +506,47 @@ async def test_what_cannot_answer_is_refused_when_it_is_mounted(dsn: str) -> Non
     jobs.add(strange, JobType[Number, Number]("y", dead_letter=strange))
     with pytest.raises(DeclarationError, match="its input is Number"):
         await Engine(dsn, jobs).open()
+
+
+# --- with a codec
+
+
+class Mirror:
+    """Stands for an encryption."""
+
+    def encode(self, data: bytes, /) -> bytes:
+        return data[::-1]
+
+    def decode(self, data: bytes, /) -> bytes:
+        return data[::-1]
+
+
+async def test_what_is_stored_sealed_is_seen_plain_by_all_who_answer_a_failure(dsn: str) -> None:
+    letters: list[Any] = []
+    seen: list[Any] = []
+    async with Engine(dsn, codec=Mirror()) as engine:
+
+        @engine.job_type
+        async def bury(job: Job[DeadLetter]) -> None:
+            letters.append(job.input.input)
+
+        def look(failure: Failure) -> None:
+            seen.append(failure.input)
+
+        @engine.job_type(max_attempts=1, on_failed=look, dead_letter=bury)
+        async def fail(job: Job[Number]) -> Number:
+            if job.input.n < 10:
+                raise ValueError
+            return job.input
+
+        def repair(failure: Failure) -> Number:
+            return Number(n=failure.input["n"] + 10)
+
+        failed, waiting = await engine.start_sequences([fail(Number(n=1)), fail(Number(n=2), delay=3600)])
+        async with engine.worker(drain=True):
+            pass
+        assert (seen, letters) == ([{"n": 1}], [{"n": 1}])
+        await engine.retry_sequences([failed.id], new_input=repair)
+        await engine.complete_sequence(waiting.id, lambda job: Number(n=job.input.n), job_type=fail)
+        async with engine.worker():
+            assert [(await each.result(timeout=10)).n for each in (failed, waiting)] == [11, 2]

@@ -123,6 +123,28 @@ async def test_a_key_that_another_transaction_holds_is_waited_for(engine: Engine
     assert [each.id for each in await engine.list_sequences()] == [second]
 
 
+async def test_a_holder_that_ends_between_two_looks_leaves_its_key(engine: Engine, db: Connection, dsn: str) -> None:
+    """A gate behind the insert, which has found the key held; the holder ends there, so that the look for it finds nobody."""
+    await db.execute(
+        "create function gate() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(7); return null; end'"
+    )
+    first = await start(db, "'ship', '{\"id\": 1}', key => 'k'")
+    await db.execute("create trigger gate after insert on queuert.live_job for each statement execute function gate()")
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn) as two:
+            await db.execute("select pg_advisory_lock(7)")
+            waiting = asyncio.create_task(start(two, "'ship', '{\"id\": 2}', key => 'k'"))
+            while not await (await db.execute("select 1 from pg_locks where locktype = 'advisory' and not granted")).fetchone():
+                await asyncio.sleep(0)
+            await engine.cancel_sequences([first])
+            await db.execute("select pg_advisory_unlock(7)")
+            second = await waiting
+    finally:
+        await db.execute("drop trigger gate on queuert.live_job")
+    assert second != first
+    assert (await engine.get_sequence(second)).status == "pending"
+
+
 async def test_every_argument_has_its_place(engine: Engine, db: Connection) -> None:
     id = await start(
         db,

@@ -147,7 +147,7 @@ def test_looking_and_control(engine: Engine) -> None:
 
 def test_it_has_every_verb_that_is_awaited() -> None:
     """`result_of` is `result` here; what iterates (`watch`, `as_completed`) and workers need an event loop."""
-    awaited = {name for name, each in inspect.getmembers(Engine, inspect.iscoroutinefunction) if not name.startswith("_")}
+    awaited = {name for name, _ in inspect.getmembers(Engine, inspect.iscoroutinefunction) if not name.startswith("_")}
     there = {name for name in dir(SyncEngine) if not name.startswith("_")}
     assert awaited - there - {"result_of"} == set()
     assert there - awaited == {"result"}

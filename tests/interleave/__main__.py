@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import sys
+from itertools import combinations_with_replacement
 from uuid import uuid4
 
 import psycopg
@@ -18,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 
 from queuert_py.embedded import open_server
 from queuert_py.postgres.migrate import script
-from tests.interleave.catalogue import CORE, NAMED, TRIPLES, Program, pairs
+from tests.interleave.catalogue import CORE, NAMED, TRIPLES, Program, pairs, telling
 from tests.interleave.kit import Lab
 from tests.interleave.runner import Report, Runner
 
@@ -37,7 +38,8 @@ async def explore(dsn: str, programs: list[Program], holds: int, most: int | Non
 
 def main(server: str, options: argparse.Namespace) -> int:
     first, every = map(int, options.part.split("/"))
-    programs = [*pairs(NAMED), *CORE] if options.short else [*pairs(), *TRIPLES]
+    named = [each for one, other in combinations_with_replacement(NAMED, 2) for each in telling(one, other)]
+    programs = [*named, *CORE] if options.short else [*pairs(), *TRIPLES]
     chosen = [each for each in programs if options.only in f"{each[0]}: {' x '.join(each[1])}"][first - 1 :: every]
     name = f"queuert_interleave_{uuid4().hex[:8]}"
     with psycopg.connect(server, autocommit=True) as connection:

@@ -48,6 +48,8 @@ SCENES: dict[str, Sequence[SceneName]] = {
 LATE = {"finish late", "start key, replace", "cancel", "delete", "complete", "retry", "reschedule", "claim"}
 """What an attempt that lost its job long ago is set against: whatever gives the job to somebody else."""
 
+MOST: Sequence[SceneName] = ("fan", "failed", "idle", "again", "ended", "lone")
+
 NAMED = (
     "finish",
     "finish watched",
@@ -66,16 +68,23 @@ NAMED = (
     "start key, all",
     "retry",
 )
-"""One of each kind: the pairs of these are explored with every run of the tests."""
+"""One of each kind: the pairs of these are explored with every run of the tests, on one scene each."""
 
 
 def pairs(names: Sequence[str] = tuple(SCENES)) -> list[Program]:
-    return [
-        (scene, (one, other))
-        for one, other in combinations_with_replacement(names, 2)
-        for scene in SCENES[one]
-        if scene in SCENES[other] and ("finish late" not in (one, other) or {one, other} <= LATE)
-    ]
+    """All of them, on all scenes."""
+    return [program for one, other in combinations_with_replacement(names, 2) for program in meetings(one, other)]
+
+
+def meetings(one: str, other: str) -> list[Program]:
+    """Two operations, on every scene that they share."""
+    apart = "finish late" in (one, other) and not {one, other} <= LATE
+    return [(scene, (one, other)) for scene in SCENES[one] if scene in SCENES[other] and not apart]
+
+
+def telling(one: str, other: str) -> list[Program]:
+    """Two operations, on the scene that they share where most is going on."""
+    return sorted(meetings(one, other), key=lambda program: MOST.index(program[0]))[:1]
 
 
 CORE: list[Program] = [
@@ -102,6 +111,7 @@ TRIPLES: list[Program] = [
     ("lone", ("start keys", "start keys", "finish batch")),
     ("lone", ("start keys, one free", "start keys, one free", "finish")),
     ("failed", ("retry", "start blocked", "cancel many")),
+    ("again", ("retry", "wait again", "finish retried")),
     ("fan", ("fail", "retry", "start blocked")),
     ("lone", ("delete", "start key", "start key, all")),
 ]

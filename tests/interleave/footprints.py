@@ -46,6 +46,8 @@ def _clash(one: tuple[str, Mode], other: tuple[str, Mode]) -> bool:
 
 def places_of(name: str, call: Call[Any]) -> Footprint:
     """What a statement touches."""
+    if b"savepoint" in call.sql:
+        return frozenset()
     reads = not LOCKS.search(call.sql) or name in _SHARES
     mode: Mode = "read" if reads else "write"
     given: dict[str, Any] = dict(call.parameters)

@@ -80,6 +80,10 @@ class GatedStore(Store):
         self._sql = {name: _gated(text) for name, text in texts.items()}
 
 
+def _kind(reads: bool, alone: bool) -> Kind:
+    return "read" if reads else "commit" if alone else "write"
+
+
 def _gated(sql: bytes) -> bytes:
     if not LOCKS.search(sql) or b"pg_advisory" in sql:
         return sql
@@ -124,12 +128,12 @@ class Actor:
         return await self._statement(call, self._aside, alone=True)
 
     async def _statement(self, call: Call[Row], connection: AsyncConnection[Any], *, alone: bool) -> list[Row]:
-        name, reads = self._lab.name_of(call), not LOCKS.search(call.sql)
-        step = Step(name, "read" if reads else "commit" if alone else "write", places_of(name, call))
+        name, reads, undo = self._lab.name_of(call), not LOCKS.search(call.sql), call.sql.startswith(b"rollback to")
+        step = Step(name, "write", self._touched) if undo else Step(name, _kind(reads, alone), places_of(name, call))
         if not alone:
             self._touched |= step.places
         await self._turn(step, gated=b"interleave.gate" in call.sql)
-        return await self._send(call, connection, publishes=alone and not reads)
+        return await self._send(call, connection, publishes=undo or (alone and not reads))
 
     async def _send(self, call: Call[Row], connection: AsyncConnection[Any], *, publishes: bool) -> list[Row]:
         self.pid = connection.info.backend_pid

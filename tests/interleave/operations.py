@@ -167,6 +167,7 @@ async def finalize(actor: Actor, world: World) -> Outcome:
         fence = await actor.run(store.fence_job(job))
         if not fence:
             return Outcome("lost")
+        await actor.run(store.lock_to_delete([rows.epoch_row(job)]))
         await actor.run(store.end_jobs([rows.end_row(job, DONE)]))
         await actor.run(store.unblock_jobs([rows.epoch_row(job)]))
         await actor.run(store.assert_written(job, fence[0][1]))
