@@ -150,7 +150,7 @@ class Core(JobTypes[Tx]):
             await asyncio.to_thread(server.close)
         self._opening = self.loop = None
 
-    def forget(self) -> list[object]:
+    def _forget(self) -> list[object]:
         """In a forked process: be as if never opened. What was open, to be kept and never closed: its sockets are the parent's as well."""
         opened: list[object] = [self._database, self._server, self._opening, self.loop, *self._workers]
         if self._database is not None:

@@ -201,7 +201,7 @@ class SyncEngine:
 
     def _forget(self) -> None:
         """In a forked process: the thread does not exist here, and the connections are the parent's."""
-        _abandoned.extend((self._home, self._lock, *self._engine.forget()))
+        _abandoned.extend((self._home, self._lock, *self._engine._forget()))
         self._lock, self._home = threading.Lock(), None
 
 

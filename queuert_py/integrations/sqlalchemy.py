@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Generic
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_dumps, set_json_loads
 from sqlalchemy.engine import URL, make_url
@@ -26,6 +26,7 @@ from queuert_py.errors import ConfigurationError, PhaseError, TransactionAborted
 
 Session = TypeVar("Session", bound=AsyncSession, default=AsyncSession)
 _NOT_LIBPQ = {"prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback"}
+_LIMITS: dict[str, Any] = {"connect_timeout": 5}
 _lent: ContextVar[psycopg.AsyncConnection[Any]] = ContextVar("queuert_lent")
 
 
@@ -95,7 +96,7 @@ class SqlAlchemy(Generic[Session]):
         async with self._turn:
             if self._known:
                 return
-            async with await psycopg.AsyncConnection.connect(self._conninfo) as own:
+            async with await psycopg.AsyncConnection.connect(make_conninfo("", **_LIMITS | conninfo_to_dict(self._conninfo))) as own:
                 token = _lent.set(own)
                 try:
                     async with self._engine.connect():

@@ -52,7 +52,7 @@ def test_a_mutation_can_be_made_and_its_test_is_there(mutation: Mutation) -> Non
 @each_mutation
 def test_without_the_protection_the_test_fails(mutation: Mutation, server: str, tmp_path: Path) -> None:
     """In a copy of everything, on databases of its own."""
-    for folder in ("queuert_py", "queuert_pytest", "tests"):
+    for folder in ("queuert_py", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for file, text in mutated(tmp_path / "queuert_py", mutation):

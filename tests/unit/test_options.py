@@ -21,6 +21,7 @@ from queuert_py.errors import (
     UsageError,
 )
 from queuert_py.ids import lane_of
+from queuert_py.payload import Wire
 from queuert_py.postgres.starts import Start
 from queuert_py.starting import Batch
 from queuert_py.values import Request
@@ -50,7 +51,7 @@ def closed() -> Engine:
 
 
 def prepared(engine: Engine, request: Request[Any], lanes: int = 1) -> Start:
-    return Batch([request], lanes=lanes, limit=engine.max_payload, origin=None, get=engine.get).check()[0]
+    return Batch([request], lanes=lanes, wire=engine.wire, origin=None, get=engine.get).check()[0]
 
 
 def requested(options: dict[str, Any]) -> Request[Any]:
@@ -191,12 +192,12 @@ def test_the_size_limit_is_the_engines() -> None:
 def test_a_batch_names_the_request_that_is_wrong(closed: Engine) -> None:
     requests = [write(Note()), write(Note()), write(Note(text="\x00"))]
     with pytest.raises(InvalidInputError, match=r"input\.text.*\(request 2\)"):
-        Batch(requests, lanes=1, limit=1000, origin=None, get=closed.get).check()
+        Batch(requests, lanes=1, wire=Wire(1000), origin=None, get=closed.get).check()
 
 
 def test_inside_a_batch_the_first_of_a_key_wins(closed: Engine) -> None:
     requests = [write(Note(text=text), key=key) for text, key in (("a", "k"), ("b", "other"), ("c", "k"))]
-    batch = Batch(requests, lanes=1, limit=1000, origin=None, get=closed.get)
+    batch = Batch(requests, lanes=1, wire=Wire(1000), origin=None, get=closed.get)
     assert [start.key for start in batch.check()] == ["k", "other"]
     handles = batch.handles([(start.id, False) for start in batch.starts], closed)
     assert [str(handle.id) for handle in handles] == [batch.starts[0].id, batch.starts[1].id, batch.starts[0].id]
@@ -230,7 +231,7 @@ async def test_an_unknown_name_is_told_before_the_database_is_asked(closed: Engi
 
 @pytest.mark.parametrize("tx", ["connection", 7, True, object(), psycopg.Connection], ids=["str", "int", "bool", "object", "class"])
 async def test_a_transaction_of_another_kind_is_refused(closed: Engine, tx: Any) -> None:
-    with pytest.raises(UsageError, match=f"tx={type(tx).__name__}: a psycopg AsyncConnection with an open transaction is needed"):
+    with pytest.raises(UsageError, match=f"tx={type(tx).__name__}: a psycopg AsyncConnection with an open transaction, or tx=join"):
         await closed.start_sequence(write, Note(), tx=tx)
 
 
