@@ -77,7 +77,7 @@ class DuplicateKeyError(UsageError):
 class BlockerError(UsageError):
     """Blockers that a job cannot have: too many, or none of which is to be had just now."""
 
-    code = "blocker"
+    code = "invalid_blockers"
 
 
 class BlockerCycleError(BlockerError):

@@ -115,7 +115,9 @@ class Blocker(Generic[Out_co]):
             id = str(value if isinstance(value, UUID) else UUID(value))
             blocker: Blocker[Any] = Blocker(id)
             context: Any = info.context
-            if isinstance(context, Outputs) and id in context.by_id:
+            if isinstance(context, Outputs):
+                if id not in context.by_id:
+                    raise ValueError("the job never waited for this sequence: start it with the model, not with its id from SQL or by name")
                 blocker.fill(context.by_id[id], output)
             return blocker
 

@@ -126,12 +126,22 @@ def check(blockers: Sequence[str], own: str | None, which: str) -> None:
 def _of_existing(store: Store, job: LiveJob, blockers: Sequence[str], which: str) -> Plan[Standing]:
     """As `stand`, for new edges of a sequence that exists: one at a time, so that no two close a ring together."""
     check(blockers, job.sequence_id, which)
-    yield store.lock_edges(crc32(f"queuert edges {store.schema}".encode()))
+    yield from alone(store)
     standing = yield from stand(store, blockers)
-    parts = [rows.sequence_row(id, lane_of(id, store.lanes)) for id in dict.fromkeys(blockers)]
-    if (yield store.find_cycle(parts, job)):
-        raise BlockerCycleError(f"{which}: one of its blockers waits for sequence {job.sequence_id} itself.", id=job.sequence_id)
+    yield from refuse_ring(store, job.sequence_id, blockers, which)
     return standing
+
+
+def alone(store: Store) -> Plan[None]:
+    """One at a time: whoever adds edges to a sequence that exists looks for a ring in a later statement of the same transaction."""
+    yield store.lock_edges(crc32(f"queuert edges {store.schema}".encode()))
+
+
+def refuse_ring(store: Store, id: str, blockers: Iterable[str], which: str) -> Plan[None]:
+    """BlockerCycleError when one of its blockers waits, by way of whatever else, for the sequence itself."""
+    parts = [rows.sequence_row(blocker, lane_of(blocker, store.lanes)) for blocker in dict.fromkeys(blockers)]
+    if (yield store.find_cycle(parts, lane_of(id, store.lanes), id)):
+        raise BlockerCycleError(f"{which}: one of its blockers waits for sequence {id} itself.", id=id)
 
 
 def advance(store: Store, job: LiveJob, step: Step) -> Plan[list[list[Any]]]:
@@ -159,10 +169,10 @@ def block(store: Store, job: LiveJob, wait: Block) -> Plan[list[tuple[Any, ...]]
     return blocked
 
 
-def recount(store: Store, jobs: Mapping[str, tuple[int, int]]) -> Plan[dict[str, dict[str, Any]]]:
-    """What failed jobs (by id: lane, position) that become live again have still to wait for: the columns, by id.
+def recount(store: Store, jobs: Mapping[str, tuple[int, int]]) -> Plan[tuple[dict[str, list[str]], dict[str, dict[str, Any]]]]:
+    """What failed jobs (by id: lane, position) that become live again have still to wait for: the blockers and the columns, by id.
 
-    Those that become live together are unfinished for each other.
+    Those that become live together are unfinished for each other. Once they live, `refuse_ring` has to look at each.
     """
     parts = [rows.job_row(lane, id, position) for id, (lane, position) in jobs.items()]
     waits: dict[str, list[str]] = {}
@@ -171,9 +181,10 @@ def recount(store: Store, jobs: Mapping[str, tuple[int, int]]) -> Plan[dict[str,
         waits.setdefault(id, []).append(blocker)
         policies[id] = policy or "hold"
     if not waits:
-        return {}
+        return {}, {}
+    yield from alone(store)
     outside = {blocker for blockers in waits.values() for blocker in blockers} - jobs.keys()
     standing = {**dict.fromkeys(jobs), **((yield from stand(store, outside)) if outside else {})}
     places = {id: (jobs[id][0], id, jobs[id][1]) for id in waits}
     yield store.settle_edges([part for id in waits for part in edges(store, standing, places[id], waits[id], policies[id])])
-    return {id: counts(standing, blockers, policies[id]) for id, blockers in waits.items()}
+    return waits, {id: counts(standing, blockers, policies[id]) for id, blockers in waits.items()}

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from queuert_py.decisions.graph import deletable, levels
 from queuert_py.errors import (
+    BlockerCycleError,
     SequenceEndedError,
     SequenceHasDependentsError,
     SequenceMovedError,
@@ -21,7 +22,7 @@ from queuert_py.ids import lane_of
 from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.listener import hint
 from queuert_py.postgres.plans import Plan, T
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.store import RELEASE, SAVEPOINT, UNDO, Call, Store
 from queuert_py.values import Ending, LiveJob, Step
 
 Ready = tuple[int, str, int, str, float]
@@ -257,16 +258,26 @@ def retry(
     wanted: list[str] = [id for _, id in (yield store.find_failed(**which))] if ids is None else list(ids)
     failed = [Failed(*row) for row in (yield store.lock_failed(_parts(store, wanted)))]
     new = inputs(failed)
-    waits = yield from blocking.recount(store, {each.sequence_id: (each.lane, each.position) for each in failed})
+    blockers, waits = yield from blocking.recount(store, {each.sequence_id: (each.lane, each.position) for each in failed})
     parts = [
         rows.revive_row(
             each.sequence_id, each.lane, new.get(each.sequence_id), 0 if reset_attempts else each.attempt, waits.get(each.sequence_id)
         )
         for each in failed
     ]
+    if waits:
+        yield SAVEPOINT
     revived = (yield store.revive_failed(parts)) if parts else []
     if revived:
         yield store.move_failed(_parts(store, [row[1] for row in revived]))
+    try:
+        for id in [row[1] for row in revived if row[1] in waits]:
+            yield from blocking.refuse_ring(store, id, blockers[id], f"retry of {id}")
+    except BlockerCycleError:
+        yield UNDO
+        raise
+    if waits:
+        yield RELEASE
     result = dict.fromkeys((row[1] for row in revived), "retried")
     tried = {each.sequence_id for each in failed}
     rest = [id for id in wanted if id not in tried]

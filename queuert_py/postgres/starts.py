@@ -21,14 +21,13 @@ from queuert_py.options import span
 from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.database import Database, deadline, fault_of, unreachable
 from queuert_py.postgres.plans import Carrier, Plan, carry_out
-from queuert_py.postgres.store import Call, Store, plain
+from queuert_py.postgres.store import RELEASE, SAVEPOINT, UNDO, Call, Store
 from queuert_py.values import BlockerPolicy, Dedup, LiveJob
 
 COPY_FROM = 500
 CHUNK = 1000
 TRIES = 5
 """How often a key is tried again whose holder ended while it was looked for, before holders are waited for as well."""
-SAVEPOINT, UNDO, RELEASE = (plain(f"{verb} savepoint queuert_start") for verb in ("", "rollback to", "release"))
 _COPIED = (
     "lane",
     "sequence_id",
@@ -219,9 +218,15 @@ def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list
         new = inserted | (yield from _replace(store, starts, outcomes))
         waiting = [(outcomes.get(number, each.id), each) for number, each in enumerate(starts) if each.blockers]
         waiting = [(id, each) for id, each in waiting if id in new]
+        replaced = [(id, each) for id, each in waiting if id not in inserted]
+        if replaced:
+            yield from blocking.alone(store)
         if waiting and exclusive:
             standing = yield from blocking.stand(store, [id for _, each in waiting for id in each.blockers])
             yield store.set_waits([_waits(id, each, standing) for id, each in waiting])
+        for id, each in replaced:
+            blocking.check(each.blockers, id, f"replacing {id}")
+            yield from blocking.refuse_ring(store, id, each.blockers, f"replacing {id}")
     except (blocking.NotWatched, UsageError, SequenceNotFoundError):
         if saved:
             yield UNDO

@@ -96,6 +96,8 @@ BEGIN = plain("begin isolation level read committed")
 COMMIT = plain("commit")
 READ_COMMITTED = plain("set transaction isolation level read committed")
 PING = plain("select 1")
+SAVEPOINT, UNDO, RELEASE = (plain(f"{verb} savepoint queuert") for verb in ("", "rollback to", "release"))
+"""Of a plan that may have to let go of what it wrote, in whoever's transaction it runs."""
 
 
 def _first(row: tuple[Any, ...]) -> Any:
@@ -202,8 +204,8 @@ class Store:
     def lock_edges(self, lock: int) -> Call[bool]:
         return Call(self._sql["lock_edges"], {"lock": lock}, _first)
 
-    def find_cycle(self, parts: Iterable[str], job: LiveJob) -> Call[bool]:
-        return self._rows("find_cycle", parts, _first, lane=job.lane, sequence_id=job.sequence_id)
+    def find_cycle(self, parts: Iterable[str], lane: int, sequence_id: str) -> Call[bool]:
+        return self._rows("find_cycle", parts, _first, lane=lane, sequence_id=sequence_id)
 
     def block_job(self, parts: Iterable[str]) -> Call[tuple[int, str, int, str, bool]]:
         return self._rows("block_job", parts, tuple)

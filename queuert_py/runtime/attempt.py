@@ -137,7 +137,7 @@ class Attempt(Phases):
     def load(self) -> Job[Any, Any] | None:
         """The job for its handler. None: its model refuses the input, and that is what becomes of it."""
         try:
-            input = self.job_type.load_input(self.row.input, Outputs(self.endings) if self.endings else None)
+            input = self.job_type.load_input(self.row.input, Outputs(self.endings))
         except (ValidationError, NotImplementedError) as error:
             self.writing = True
             self.host.decided(self, invalid_input(self.job_type, error))

@@ -70,7 +70,7 @@ def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
         endings = {key: BlockerEnding(**ending) for key, ending in request["endings"].items()}
         remote = _Remote(row)
         running = cast("Running", remote)  # what it lacks, __getattr__ refuses
-        job = SyncJob[Any](running, job_type.load_input(row.input, Outputs(endings) if endings else None), remote)
+        job = SyncJob[Any](running, job_type.load_input(row.input, Outputs(endings)), remote)
         current.set(running)
         output, name = _driven(_run(job_type, job))
     except BaseException as error:

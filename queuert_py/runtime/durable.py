@@ -322,7 +322,7 @@ class RowKeeper:
 
     async def closes_ring(self, ids: Sequence[str]) -> bool:
         database = self._holder.host.database
-        return bool(await database.run(database.store.find_cycle(self._parts(ids), self.row)))
+        return bool(await database.run(database.store.find_cycle(self._parts(ids), self.row.lane, self.row.sequence_id)))
 
     def find(self, type: str, id: str) -> JobSequence[Any]:
         return self._holder.host.find(type, id)

@@ -54,7 +54,7 @@ DEFECTS = {
 
 SQL = "postgres/sql"
 HERE = "tests/defects"
-_RING = "if (yield store.find_cycle(parts, job)):"
+_RING = "if (yield store.find_cycle(parts, lane_of(id, store.lanes), id)):"
 _RECOUNT = """(
         select count(*) from /* schema */job_blocker b
         where b.lane = l.lane and b.sequence_id = l.sequence_id and b.position = l.position

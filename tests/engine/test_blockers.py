@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Engine, Fail, Job, JobSequence, JobType, continue_with
+from queuert_py import Blocker, Continuation, Dedup, Engine, Fail, Job, JobSequence, JobType, continue_with
 from queuert_py.errors import BlockerCycleError, BlockerError, BlockerFailedError, SequenceFailedError, SequenceNotFoundError, UsageError
 
 TIMEOUT = 20
@@ -389,3 +389,67 @@ async def test_an_output_is_not_there_outside_the_handler_that_waited(engine: En
     page = await engine.start_sequence(parts.page, Page(number=1))
     with pytest.raises(UsageError, match=r"await sequence.result\(\)"):
         _ = page.output
+
+
+# --- rings that only show later
+
+
+class Maybe(BaseModel):
+    on: Blocker[Text] | None = None
+
+
+async def test_a_replacement_may_not_close_a_ring(engine: Engine, parts: Parts) -> None:
+    @engine.job_type
+    async def maybe(job: Job[Maybe]) -> Text:
+        return Text(text="free" if job.input.on is None else job.input.on.output.text)
+
+    first = await engine.start_sequence(maybe, Maybe(), key="k", delay=3600)
+    after = await engine.start_sequence(maybe, Maybe(on=first))
+    for blocker in (first, after):
+        with pytest.raises(BlockerCycleError):
+            await engine.start_sequence(maybe, Maybe(on=blocker), dedup=Dedup("k", on_match="replace"))
+    await engine.trigger([first.id])
+    async with engine.worker():
+        assert (await after.result(timeout=TIMEOUT)).text == "free", "what was there before is as it was"
+
+
+@pytest.mark.parametrize("own_transaction", [False, True])
+async def test_a_retry_may_not_close_a_ring(
+    engine: Engine, parts: Parts, db: psycopg.AsyncConnection[Any], own_transaction: bool
+) -> None:
+    """While the dependent was failed, its blocker went on to wait for it."""
+    behind: list[JobSequence[Text]] = []
+
+    @engine.job_type
+    async def first(job: Job[Page]) -> Text | Continuation[Text]:
+        if not behind:
+            raise Fail("nobody is behind yet")
+        return continue_with(parts.bind, Book(pages=behind))
+
+    async with engine.worker():
+        blocker: JobSequence[Text] = await engine.start_sequence(first, Page(number=1))
+        dependent = await engine.start_sequence(parts.bind_or_fail, Book(pages=[blocker]))
+        with pytest.raises(SequenceFailedError):
+            await dependent.result(timeout=TIMEOUT)
+        behind.append(dependent)
+        await engine.retry_sequences([blocker.id])
+        while await status(engine, blocker) != "blocked":
+            await asyncio.sleep(0)
+        if own_transaction:
+            async with db.transaction():
+                with pytest.raises(BlockerCycleError):
+                    await engine.retry_sequences([dependent.id], tx=db)
+        else:
+            with pytest.raises(BlockerCycleError):
+                await engine.retry_sequences([dependent.id])
+        assert await status(engine, dependent) == "failed", "nothing was changed"
+
+
+async def test_a_blocker_that_came_without_the_model_fails_the_job_before_it_runs(engine: Engine, parts: Parts) -> None:
+    page = await engine.start_sequence(parts.gated, Page(number=1))
+    book = await engine.start_unregistered("bind", {"pages": [str(page.id)]})
+    async with engine.worker():
+        with pytest.raises(SequenceFailedError, match="never waited for this sequence") as failed:
+            await engine.sequence(parts.bind, book.id).result(timeout=TIMEOUT)
+        assert failed.value.reason == "validation"
+        parts.gate.set()

@@ -110,14 +110,21 @@ class Actor:
         self.gated = False
         """Does the statement that is next call the gate?"""
         self.seen = 0
-        """How many commits there had been when it stopped."""
+        """How many transactions of others had ended when it stopped."""
         self.looked = -1
-        """How many there had been when it last looked again, for want of anybody else."""
+        """How many had, when it last looked again for want of anybody else."""
+        self.ended = 0
+        """How many of its own have."""
         self.outcome: Any = None
         self.error: BaseException | None = None
         self._go = asyncio.Event()
         self._open = False
         self._touched: Footprint = frozenset()
+
+    @property
+    def others(self) -> int:
+        """How many transactions of others have ended."""
+        return self._lab.commits - self.ended
 
     async def run(self, call: Call[Row]) -> list[Row]:
         """A statement, when it is its turn."""
@@ -144,6 +151,7 @@ class Actor:
             self.state = "busy"
             if publishes:
                 self._lab.commits += 1
+                self.ended += 1
             self._lab.changed.set()
 
     @contextlib.asynccontextmanager
@@ -165,7 +173,7 @@ class Actor:
 
     async def park(self) -> None:
         """Somebody holds what this needs: again when another has committed or rolled back."""
-        self.seen = self._lab.commits
+        self.seen = self.others
         self._go.clear()
         self.state = "parked"
         self._lab.changed.set()
@@ -331,7 +339,7 @@ class Lab:
         options: dict[Choice, Step] = {}
         going = [actor for actor in self.actors if actor.state != "done"]
         for actor in going:
-            if actor.state == "ready" or (actor.state == "gated" and self.commits > actor.seen):
+            if actor.state == "ready" or (actor.state == "gated" and actor.others > actor.seen):
                 options[Choice(actor.number, False)] = actor.step
             if actor.state == "ready" and actor.gated and holds > 0 and len(going) > 1:
                 options[Choice(actor.number, True)] = actor.step._replace(kind="snap")
@@ -351,7 +359,7 @@ class Lab:
             await self._gate("unlock", actor)
             return
         if choice.held:
-            actor.seen = self.commits
+            actor.seen = actor.others
             await self._gate("lock", actor)
         actor.go()
 
@@ -368,7 +376,7 @@ class Lab:
                 if self.commits != before:  # what was blocked may go on
                     before = self.commits
                     for actor in self.actors:
-                        if actor.state == "blocked" or (actor.state == "parked" and self.commits > actor.seen):
+                        if actor.state == "blocked" or (actor.state == "parked" and actor.others > actor.seen):
                             self._rouse(actor)
                 busy = [actor for actor in self.actors if actor.state == "busy"]
                 if not busy:
@@ -390,9 +398,9 @@ class Lab:
         """When nobody else can go on, those that wait for a change look again, once."""
         if any(actor.state in ("ready", "gated") for actor in self.actors):
             return False
-        parked = [actor for actor in self.actors if actor.state == "parked" and actor.looked != self.commits]
+        parked = [actor for actor in self.actors if actor.state == "parked" and actor.looked != actor.others]
         for actor in parked:
-            actor.looked = self.commits
+            actor.looked = actor.others
             self._rouse(actor)
         return bool(parked)
 

@@ -92,7 +92,7 @@ async def _written(actor: Actor, world: World, items: Sequence[tuple[LiveJob, Ve
     while left:
         async with actor.transaction():
             calls = settle_calls(world.store, [(job, verdict, False) for job, verdict in left], LEASE)
-            answers = {name: {row[0] for row in await actor.run(call)} for name, call in calls.items() if name != "finish_steps"}
+            answers = {name: {row[0] for row in await actor.run(call)} for name, call in calls.items()}
         done = answers.get("end_jobs", set()) | answers.get("advance_jobs", set()) | answers.get("delay_jobs", set())
         done |= answers.get("suspend_jobs", set())
         written = [(job, verdict) for job, verdict in left if job.sequence_id in done]

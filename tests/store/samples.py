@@ -50,7 +50,7 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "insert_blockers": lambda store: store.insert_blockers([]),
     "delete_blockers": lambda store: store.delete_blockers([]),
     "lock_edges": lambda store: store.lock_edges(1),
-    "find_cycle": lambda store: store.find_cycle([], live_job()),
+    "find_cycle": lambda store: store.find_cycle([], 0, str(ID)),
     "block_job": lambda store: store.block_job([]),
     "watch_self": lambda store: store.watch_self(live_job()),
     "read_edges": lambda store: store.read_edges([]),
