@@ -71,6 +71,10 @@ NAMED = (
 """One of each kind: the pairs of these are explored with every run of the tests, on one scene each."""
 
 
+FIRST = NAMED[:4]
+"""As many schedules as the others together."""
+
+
 def pairs(names: Sequence[str] = tuple(SCENES)) -> list[Program]:
     """All of them, on all scenes."""
     return [program for one, other in combinations_with_replacement(names, 2) for program in meetings(one, other)]

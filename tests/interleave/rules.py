@@ -176,7 +176,7 @@ def one_ending_is_claimed_once_and_is_there(before: State, after: State, outcome
             yield f"{id} was {how} by the attempt {epoch}, which had lost it"
     for id, position, how, _ in claimed:
         same = [each.how for each in claimed if each.id == id and each.position == position and each.how != "deleted"]
-        if len(same) > 1 and not (retried and "failed" in same) and how != "deleted":
+        if len(same) > 1 and not (retried and "failed" in same) and how not in ("deleted", "cancelled"):  # who cancels hears how it stands
             yield f"{id} at {position} ended {len(same)} times: {', '.join(same)}"
 
 

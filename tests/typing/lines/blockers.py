@@ -7,7 +7,7 @@ from datetime import timedelta
 from pydantic import BaseModel
 from typing_extensions import assert_type
 
-from queuert_py import Blocker, Continuation, Dedup, Engine, Job, JobSequence, continue_with
+from queuert_py import Blocker, Continuation, Dedup, Engine, Job, JobSequence, JobType, Request, continue_with
 
 engine = Engine("postgresql://")
 
@@ -52,3 +52,32 @@ async def wrong() -> None:
     Dedup("k", scope="some")  # E
     Dedup("k", on_match="drop")  # E
     await engine.start_sequence(one, X(x=1), dedup="k")  # E
+    await engine.start_sequence(fan, Fan(cover=b))  # E
+    await engine.start_sequence(fan, a)  # E
+    await engine.start_sequence(one, X(x=1), deadline="soon")  # E
+    await engine.start_sequence(one, X(x=1), expires=[1])  # E
+    await engine.start_sequence(one, X(x=1), delay="5")  # E
+    one(X(x=1), dedup=Dedup(5))  # E
+    one(X(x=1), dedup=Dedup("k", window="1h"))  # E
+    Dedup.throttle("k")  # E
+    Dedup.debounce("k", "5")  # E
+    continue_with(fan, Fan(cover=b))  # E
+    Blocker[A]("not an id").output.b  # E
+    a.outcome.upper()  # E
+    Engine("postgresql://", codec="gzip")  # E
+    Engine("postgresql://", codec=object())  # E
+
+@engine.job_type(deadline="soon")  # E
+async def odd_too(job: Job[Fan]) -> A: return A(a=1)
+@engine.job_type
+async def reads(job: Job[Fan]) -> B:
+    return job.input.cover.output  # E
+
+class Zip:
+    def encode(self, data: bytes, /) -> bytes: return data
+    def decode(self, data: bytes, /) -> bytes: return data
+
+assert_type(fan, JobType[Fan, A])
+assert_type(wide, JobType[X, A])
+assert_type(one(X(x=1), dedup=Dedup("k", on_match="replace"), deadline=timedelta(hours=1)), Request[A])
+Engine("postgresql://", codec=Zip())
