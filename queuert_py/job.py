@@ -19,8 +19,9 @@ from psycopg import AsyncConnection
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from queuert_py import memo
+from queuert_py import memo, options
 from queuert_py.decisions.phases import Kind
+from queuert_py.errors import UsageError
 from queuert_py.sequence import Blocker
 from queuert_py.values import Abort, Duration, LiveJob
 
@@ -109,6 +110,13 @@ current: ContextVar[Running | None] = ContextVar("queuert_current", default=None
 _log = logging.getLogger("queuert_py.job")
 
 
+def _kind(mode: object) -> Kind:
+    """The phase that a `prepare` opens."""
+    if mode not in ("staged", "atomic"):
+        raise UsageError(f"mode={mode!r}: 'staged' or 'atomic'.")
+    return "prepare" if mode == "staged" else "atomic"
+
+
 class Facts(Generic[In]):
     """What every handler may know of its job, and of the attempt at it."""
 
@@ -192,6 +200,7 @@ class Facts(Generic[In]):
 
         What it raises is logged and changes nothing. It is lost with the process: what must happen belongs into a job.
         """
+        options.bare(callback, "on_commit()")
         self._running.on_commit(callback)
 
 
@@ -219,6 +228,7 @@ class Job(Facts[In], Generic[In, Tx]):
         """
         if callable(name):
             name, fn = None, name
+        options.bare(fn, "step()")
         return await self._running.durable.step(name, fn, result)
 
     async def sleep(self, duration: Duration | None = None, *, until: datetime | None = None, name: str | None = None) -> None:
@@ -265,7 +275,7 @@ class Job(Facts[In], Generic[In, Tx]):
 
         mode="atomic" is `atomic()`. PhaseError where a phase may not be opened; LeaseLostError when the job is no longer this attempt's.
         """
-        return self._running.phase("prepare" if mode == "staged" else "atomic")
+        return self._running.phase(_kind(mode))
 
     def finalize(self) -> AbstractAsyncContextManager[Tx]:
         """The transaction in which the job completes: what the handler returns is written in it, and it commits after the return.
@@ -294,7 +304,7 @@ class SyncJob(Facts[In]):
 
     def prepare(self, *, mode: Literal["staged", "atomic"] = "staged") -> AbstractContextManager[SyncConnection]:
         """As Job.prepare."""
-        return self._phase("prepare" if mode == "staged" else "atomic")
+        return self._phase(_kind(mode))
 
     def finalize(self) -> AbstractContextManager[SyncConnection]:
         """As Job.finalize."""
@@ -325,6 +335,7 @@ class SyncJob(Facts[In]):
         """As Job.step; `fn`, a `def`, runs in this thread."""
         if callable(name):
             name, fn = None, name
+        options.bare(fn, "step()")
         run, durable = self._crossing.run, self._running.durable
 
         @functools.wraps(fn)
@@ -351,6 +362,7 @@ class SyncJob(Facts[In]):
 
     def on_commit(self, callback: Callable[[], object], /) -> None:
         """As Job.on_commit; a `def` runs in a thread."""
+        options.bare(callback, "on_commit()")
         self._running.on_commit(partial(to_thread.run_sync, callback))
 
     def progress(self, percent: float, message: str | None = None) -> None:

@@ -155,11 +155,19 @@ class JobType(InternalJobType[In_contra, Out_co]):
         return Request(self, input, options)
 
 
+def job_type_of(value: Any, call: str) -> InternalJobType[Any, Any]:
+    """The job type that a call was given. UsageError for anything else: a handler's own function, a name."""
+    if not isinstance(value, InternalJobType):
+        raise UsageError(f"{call}: {value!r} is no job type: pass what @engine.job_type made of its handler, or JobType[In, Out](name).")
+    return cast("InternalJobType[Any, Any]", value)
+
+
 def continue_with(job_type: InternalJobType[In, Out], input: In, /, **options: Unpack[ContinueOptions]) -> Continuation[Out]:
     """The next job of this sequence, as a value to return. Nothing happens until the engine writes it.
 
-    delay, at: not before (not both). priority: inherited by default.
+    delay, at: not before (not both). priority: inherited by default. UsageError for what is no job type.
     """
+    job_type_of(job_type, "continue_with()")
     return Continuation(job_type, input, options)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar, cast, get_args
+from typing import Any, TypedDict, TypeVar, cast
 from uuid import UUID
 
 from queuert_py import options
 from queuert_py.errors import UsageError
 from queuert_py.ids import about_now
-from queuert_py.values import Status
+from queuert_py.values import Reason, Status
 
 T = TypeVar("T")
 MOST = 100_000
@@ -28,13 +28,14 @@ class Page(list[T]):
 class JobFilters(TypedDict, total=False):
     """Which jobs. All optional; all that are given must hold.
 
-    status: where it stands. type: the job's own. queue, worker (the one that runs it or ended it). tag: one of its tags.
-    correlation_id: the caller's own id. root_id: jobs of the sequence tree that began with this sequence, itself included.
-    created_after, created_before: when its sequence was started; finished_after, finished_before: when it ended. Aware datetimes, the
-    database's clock; from (and at) `after` up to (not at) `before`.
+    status: where it stands. reason: why it failed for good. type: the job's own. queue, worker (the one that runs it or ended it).
+    tag: one of its tags. correlation_id: the caller's own id. root_id: jobs of the sequence tree that began with this sequence, itself
+    included. created_after, created_before: when its sequence was started; finished_after, finished_before: when it ended. Aware
+    datetimes, the database's clock; from (and at) `after` up to (not at) `before`.
     """
 
     status: Status | None
+    reason: Reason | None
     type: str | None
     queue: str | None
     worker: str | None
@@ -50,13 +51,14 @@ class JobFilters(TypedDict, total=False):
 class SequenceFilters(TypedDict, total=False):
     """Which sequences. All optional; all that are given must hold.
 
-    status: that of the current or last job. type: the job type it was started with. queue: of its current or last job. key: its key.
-    tag: one of its tags. correlation_id: the caller's own id. root_id: the tree that began with this sequence, itself included.
-    created_after, created_before: when it was started; finished_after, finished_before: when it ended. Aware datetimes, the database's
-    clock; from (and at) `after` up to (not at) `before`.
+    status: that of the current or last job. reason: why it failed (see Reason). type: the job type it was started with. queue: of its
+    current or last job. key: its key. tag: one of its tags. correlation_id: the caller's own id. root_id: the tree that began with this
+    sequence, itself included. created_after, created_before: when it was started; finished_after, finished_before: when it ended. Aware
+    datetimes, the database's clock; from (and at) `after` up to (not at) `before`.
     """
 
     status: Status | None
+    reason: Reason | None
     type: str | None
     queue: str | None
     key: str | None
@@ -73,14 +75,13 @@ def checked(filters: Mapping[str, Any], known: type[SequenceFilters] | type[JobF
     """The parameters of a list's statement. UsageError for a filter that does not exist or cannot be right."""
     names = known.__annotations__
     options.known(filters, names)
-    status: Any = filters.get("status")
-    if status is not None and status not in get_args(Status):
-        raise UsageError(f"status={status!r}: one of {', '.join(get_args(Status))}.")
+    status, reason = options.one_of(filters.get("status"), "status", Status), options.one_of(filters.get("reason"), "reason", Reason)
     values: dict[str, object] = {}
     for name in ("type", "queue", "key", "worker", "tag", "correlation_id"):
         if name in names:
-            values[name] = _text(filters.get(name), name)
-    values["root_id"] = _uuid(filters.get("root_id"), "root_id")
+            values[name] = options.text(filters.get(name), name)
+    root: Any = filters.get("root_id")
+    values["root_id"] = None if root is None else options.identifier(root, "root_id")
     for name, column in (
         ("created_after", "since"),
         ("created_before", "until"),
@@ -88,11 +89,12 @@ def checked(filters: Mapping[str, Any], known: type[SequenceFilters] | type[JobF
         ("finished_before", "ended_until"),
     ):
         values[column] = options.instant(filters.get(name), name)
-    ended = values["ended_since"] is not None or values["ended_until"] is not None
+    ended = reason is not None or values["ended_since"] is not None or values["ended_until"] is not None
     values["live"] = (status is None or status in LIVE) and not ended
     values["finished"] = status not in LIVE
     values["live_status"] = status if status in LIVE else None
-    values["outcome"] = None if status in LIVE else status
+    values["outcome"] = None if status in LIVE else status or ("failed" if reason else None)
+    values["reason"] = reason
     values["by_time"] = _far(values["since"], values["until"]) or _far(values["ended_since"], values["ended_until"])
     return values
 
@@ -126,18 +128,6 @@ def place(cursor: str | None, kind: str, *of: type) -> tuple[Any, ...]:
         return tuple(make(part) for make, part in zip(of, parts, strict=True))
     except (ValueError, AttributeError):
         raise UsageError(f"after={cursor!r}: the `next` of a page of the same list is needed.") from None
-
-
-def _text(value: Any, name: str) -> str | None:
-    if value is not None and (not isinstance(value, str) or "\x00" in value):
-        raise UsageError(f"{name}={value!r}: a text is needed.")
-    return value
-
-
-def _uuid(value: Any, name: str) -> UUID | None:
-    if value is not None and not isinstance(value, UUID):
-        raise UsageError(f"{name}={value!r}: a uuid.UUID is needed.")
-    return value
 
 
 def page(rows: list[T], limit: int, place_of: Callable[[T], str]) -> Page[T]:

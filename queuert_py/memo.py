@@ -204,9 +204,11 @@ def event_payload(text: str, type: Any, name: str) -> Any:
 # --- progress
 
 
-def progress(percent: object, message: str | None) -> str:
+def progress(percent: object, message: object) -> str:
     """How far a job is, as JSON. UsageError for what is no number."""
     if isinstance(percent, bool) or not isinstance(percent, (int, float)) or math.isnan(percent):
         raise UsageError(f"progress({percent!r}): a number from 0 to 100.")
-    shown = None if message is None else payload.clean(str(message)[:500])
+    if message is not None and not isinstance(message, str):
+        raise UsageError(f"progress({percent!r}, {message!r}): the message is a text.")
+    shown = None if message is None else payload.clean(message[:500])
     return to_json({"percent": min(100.0, max(0.0, float(percent))), **({} if shown is None else {"message": shown})}).decode()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, cast, get_args
 from uuid import UUID
 
 from queuert_py import payload
@@ -15,6 +16,8 @@ from queuert_py.values import ContinueOptions, Dedup, StartOptions
 
 LONGEST = timedelta(days=36_500)
 MOST_ATTEMPTS = 2**31 - 1
+NO_LIMIT = "0 seconds"
+"""The timeout of a job whose start has lifted that of its type; null is the type's."""
 
 
 def known(options: Mapping[str, Any], allowed: Iterable[str]) -> None:
@@ -34,6 +37,14 @@ def span(value: Any, name: str, *, positive: bool = False) -> timedelta | None:
     if not (0 <= number <= LONGEST.total_seconds()) or (positive and number == 0):
         raise UsageError(f"{name}={value!r}: a timedelta or seconds is needed, {'more than 0' if positive else 'not negative'}.")
     return timedelta(seconds=number)
+
+
+def needed(value: Any, name: str, *, positive: bool = False) -> timedelta:
+    """A duration that must be given."""
+    found = span(value, name, positive=positive)
+    if found is None:
+        raise UsageError(f"{name}=None: a timedelta or seconds is needed.")
+    return found
 
 
 def instant(value: Any, name: str) -> datetime | None:
@@ -63,6 +74,60 @@ def words(value: Any, name: str, most: int) -> str:
         raise UsageError(str(error)) from None
 
 
+def text(value: Any, name: str) -> str | None:
+    """What a filter compares with."""
+    if value is not None and (not isinstance(value, str) or "\x00" in value):
+        raise UsageError(f"{name}={value!r}: a text is needed.")
+    return value
+
+
+def one_of(value: Any, name: str, literal: Any) -> Any:
+    """One of the words of a Literal, or None."""
+    if value is not None and value not in get_args(literal):
+        raise UsageError(f"{name}={value!r}: one of {', '.join(get_args(literal))}.")
+    return value
+
+
+def count(value: Any, name: str) -> int:
+    """How many: at least one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name}={value!r}: an integer is needed.")
+    if value < 1:
+        raise UsageError(f"{name}={value!r}: at least 1.")
+    return value
+
+
+def several(value: Any, call: str, wanted: str) -> list[Any]:
+    """The items of what was given as a list, or as anything else that can be gone through. A text is one thing, not its letters."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise UsageError(f"{call} takes a list of {wanted}, not {value!r}.")
+    return list(cast("Iterable[Any]", value))
+
+
+def identifier(value: Any, name: str = "id") -> UUID:
+    """The id of a sequence or job."""
+    if not isinstance(value, UUID):
+        raise UsageError(f"{name}={value!r}: a uuid.UUID is needed, like `sequence.id`.")
+    return value
+
+
+def identifiers(ids: Any) -> list[str]:
+    """The ids of several, each once, as texts."""
+    return list(dict.fromkeys(str(identifier(each)) for each in several(ids, "this call", "ids")))
+
+
+def bare(function: Any, call: str) -> None:
+    """A function that can be called without arguments."""
+    if not callable(function):
+        raise UsageError(f"{call} takes a function without arguments, not {function!r}.")
+    try:
+        inspect.signature(function, follow_wrapped=False).bind()
+    except TypeError as error:
+        raise UsageError(f"{call} takes a function without arguments, like `lambda: send(mail)` ({error}): {function!r}.") from None
+    except ValueError:  # a builtin that does not tell
+        return
+
+
 def when(options: StartOptions | ContinueOptions) -> tuple[timedelta | None, datetime | None]:
     """delay and at: not both."""
     delay, at = span(options.get("delay"), "delay"), instant(options.get("at"), "at")
@@ -82,7 +147,7 @@ def declaration(name: str, options: Mapping[str, Any], allowed: Iterable[str]) -
         "backoff": lambda value: None if callable(value) else span(value, "backoff"),
         "retry_on": lambda value: _exceptions(value, "retry_on"),
         "no_retry_on": lambda value: _exceptions(value, "no_retry_on"),
-        "max_steps": _steps,
+        "max_steps": lambda value: count(value, "max_steps"),
         "isolation": _isolation,
         "requires": _classes,
         "deadline": lambda value: span(value, "deadline", positive=True),
@@ -140,14 +205,11 @@ def dedup(options: StartOptions) -> Dedup | None:
     window = span(given.window, "window", positive=True)
     if window is not None and given.scope != "all":
         raise UsageError(f"{given}: a window counts finished sequences: add scope='all'.")
+    if given.delay is not None and given.on_match != "replace":
+        raise UsageError(f"{given}: only a start that replaces the one before it can put it off: Dedup.debounce(key, delay).")
     if given.delay is not None and (options.get("delay") is not None or options.get("at") is not None):
         raise UsageError("a debounce has its own delay: give no delay= or at= beside it.")
     return given
-
-
-def _steps(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"max_steps={value!r}: at least 1.")
 
 
 def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str, Any], UUID | None]:
@@ -181,9 +243,7 @@ def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str,
     own_id: Any = options.get("id")
     if own_id is not None and fields.get("key") is not None:
         raise UsageError("id= and key= are both given: a key chooses the row's place itself. Give one.")
-    if own_id is not None and not isinstance(own_id, UUID):
-        raise UsageError(f"id={own_id!r}: a uuid.UUID is needed.")
-    return fields, own_id
+    return fields, None if own_id is None else identifier(own_id)
 
 
 def _times(fields: dict[str, Any], options: StartOptions, declared: Mapping[str, Any]) -> None:
@@ -202,5 +262,7 @@ def _times(fields: dict[str, Any], options: StartOptions, declared: Mapping[str,
     for name, value in spans.items():
         if value is not None:
             fields[name] = f"{value.total_seconds():.6f} seconds"
+    if "timeout" in options and timeout is None:
+        fields["timeout"] = NO_LIMIT
     if at is not None:
         fields["at"] = at.isoformat()

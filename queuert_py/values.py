@@ -76,11 +76,11 @@ class StartOptions(TypedDict, total=False):
     dedup: a Dedup, where `key` alone does not say enough. Not both.
     delay, at: not before this long from now, or this instant (aware). Not both.
     deadline: the whole sequence has failed (reason `timeout`) if it has not ended by then (from now, or an instant).
-    expires: not started by then (from now, or an instant): the sequence ends as `expired`.
+    expires: not started by then (from now, or an instant; one that is past: at once): the sequence ends as `expired`.
     priority: higher runs first; inherited by continuations (-32768 to 32767).
     queue: where workers look for it (up to 40 bytes).
     max_attempts: None for ever. backoff: a fixed wait before each further attempt of the first job (10 s: see JobOptions).
-    timeout: of each attempt.
+    timeout: of each attempt at the first job; None: without one, whatever its job type says.
     tags: words to find it by. correlation_id: the caller's own id, to find it by.
     id: the sequence's id, by the caller; starting it again with the same type and input is a repeat and changes nothing.
     """

@@ -20,7 +20,7 @@ from queuert_py.engine.core import Core
 from queuert_py.errors import SequenceBusyError, UsageError
 from queuert_py.failing import new_inputs
 from queuert_py.job import In, Tx, current
-from queuert_py.job_types import InternalJobType
+from queuert_py.job_types import InternalJobType, job_type_of
 from queuert_py.joining import ForeignTx, connection_of
 from queuert_py.postgres import blocking, controls
 from queuert_py.postgres.controls import Changes
@@ -28,7 +28,7 @@ from queuert_py.postgres.database import Database
 from queuert_py.postgres.plans import Plan, carry_out
 from queuert_py.postgres.store import READ_COMMITTED, Store, together
 from queuert_py.runtime.telling import changed
-from queuert_py.values import Continuation, Duration
+from queuert_py.values import Continuation, Duration, Reason
 
 T = TypeVar("T")
 Answer: TypeAlias = BaseModel | Continuation[Any] | Declined | None
@@ -52,7 +52,7 @@ class Controls(Core[Tx]):
         its own transaction is just completing the job, that counts. Their dependents follow `on_blocker_failure`. cascade: also what
         their handlers have started, and what that has started.
         """
-        wanted = _texts(ids)
+        wanted = options.identifiers(ids)
         self._not_itself(wanted, tx)
         try:
             standing = await self._change(tx, lambda store: controls.cancel(store, wanted, cascade=cascade))
@@ -74,7 +74,7 @@ class Controls(Core[Tx]):
         SequenceHasDependentsError, and nothing is changed, if an unfinished sequence that is not among them has one as a blocker.
         cascade: also what they have waited for, at any of their steps, as far as no other unfinished sequence needs it.
         """
-        wanted = _texts(ids)
+        wanted = options.identifiers(ids)
         self._not_itself(wanted, tx)
         gone: dict[str, None] = {}
 
@@ -104,7 +104,7 @@ class Controls(Core[Tx]):
         await self._reschedule(ids, span, instant, tx)
 
     async def _reschedule(self, ids: Iterable[UUID], delay: Any, at: datetime | None, tx: Any) -> None:
-        wanted = _texts(ids)
+        wanted = options.identifiers(ids)
         self._not_itself(wanted, tx)
         await self._change(tx, lambda store: controls.reschedule(store, wanted, delay, at))
 
@@ -158,7 +158,9 @@ class Controls(Core[Tx]):
         cancelled (`job.abort_reason` "completed_elsewhere"). job_type, position: what the current job must be.
         SequenceNotFoundError, SequenceEndedError (says how), SequenceMovedError, InvalidOutputError, UnknownJobTypeError.
         """
-        wanted = _texts([id])[0]
+        wanted = str(options.identifier(id))
+        if job_type is not None:
+            job_type = job_type_of(job_type, "complete_sequence()")
         self._not_itself([wanted], tx)
         database = await self._db()
         if position is None:
@@ -230,7 +232,7 @@ class Controls(Core[Tx]):
         function that makes one for each Failure; checked for all before anything is written (InvalidInputError lists what is refused).
         reset_attempts: with all attempts; else with one more. Sequences whose key another unfinished one has are left.
         """
-        wanted = None if ids is None else _texts(ids)
+        wanted = None if ids is None else options.identifiers(ids)
         conditions = _which(which, job_type)
         if (wanted is None) == (not which and job_type is None):
             raise UsageError("retry_sequences() takes ids, or a filter: say which, like oldest=100 or type='resize'.")
@@ -264,8 +266,8 @@ class Controls(Core[Tx]):
 
     async def count_failed(self, *, job_type: InternalJobType[Any, Any] | str | None = None, **which: Unpack[FailedFilter]) -> int:
         """How many sequences have failed: all, or those of the filter."""
-        database = await self._db()
         conditions = _which(which, job_type)
+        database = await self._db()
         oldest: Any = conditions.pop("limit")
         count = sum(row[1] for row in await database.run(database.store.count_failed(**conditions)))
         return count if oldest is None else min(count, oldest)
@@ -345,24 +347,14 @@ def _note(database: Database, changes: Changes) -> Plan[None]:
         yield database.store.notify(database.channel, changes.hints)
 
 
-def _texts(ids: Iterable[UUID]) -> list[str]:
-    given = list(ids)
-    for each in given:
-        if not isinstance(each, UUID):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"{each!r} is no id: a uuid.UUID is needed, like `sequence.id`.")
-    return list(dict.fromkeys(map(str, given)))
-
-
 def _which(which: FailedFilter, job_type: InternalJobType[Any, Any] | str | None) -> dict[str, object]:
     options.known(which, FailedFilter.__annotations__)
     oldest: Any = which.get("oldest")
-    if oldest is not None and (isinstance(oldest, bool) or not isinstance(oldest, int) or oldest < 1):
-        raise UsageError(f"oldest={oldest!r}: how many, at least 1.")
     return {
-        "type": which.get("type"),
-        "job_type": job_type.name if isinstance(job_type, InternalJobType) else job_type,
-        "reason": which.get("reason"),
+        "type": options.text(which.get("type"), "type"),
+        "job_type": job_type.name if isinstance(job_type, InternalJobType) else options.text(job_type, "job_type"),
+        "reason": options.one_of(which.get("reason"), "reason", Reason),
         "after": options.instant(which.get("after"), "after"),
         "before": options.instant(which.get("before"), "before"),
-        "limit": oldest,
+        "limit": None if oldest is None else options.count(oldest, "oldest"),
     }

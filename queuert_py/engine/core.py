@@ -18,7 +18,7 @@ from queuert_py.embedded import Server, open_server
 from queuert_py.errors import ConfigurationError, SchemaError, UsageError
 from queuert_py.ids import uuid7
 from queuert_py.job import Database, Tx
-from queuert_py.job_types import JobTypes
+from queuert_py.job_types import InternalJobType, JobTypes, job_type_of
 from queuert_py.payload import Codec, Wire
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
@@ -36,7 +36,17 @@ DSN_VARIABLE = "QUEUERT_DSN"
 class Core(JobTypes[Tx]):
     """An engine without its verbs. See Engine."""
 
-    def __init__(self, db: Any, registries: tuple[Any, ...], *, schema: str, pool_size: int, max_payload: int, pooler: bool = False, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        db: Any,
+        registries: tuple[Any, ...],
+        *,
+        schema: str,
+        pool_size: int,
+        max_payload: int,
+        pooler: bool = False,
+        codec: Codec | None = None,
+    ) -> None:
         super().__init__()
         for registry in registries:
             self.mount(registry)
@@ -214,6 +224,10 @@ class Core(JobTypes[Tx]):
     def find(self, type: str, id: str) -> JobSequence[Any]:
         """A handle that a step has kept: of any type, declared here or not."""
         return JobSequence[Any](id, type, cast("ResultSource", self), self.get(type).contract.outputs if self.has(type) else None)
+
+    def _type(self, given: Any, call: str) -> InternalJobType[Any, Any]:
+        """The job type that a call was given, by itself or by its name. UsageError, UnknownJobTypeError."""
+        return self.get(given) if isinstance(given, str) else job_type_of(given, call)
 
     def model(self, type: str, name: str) -> builtins.type[BaseModel] | None:
         """The model of this name that a job type returns."""

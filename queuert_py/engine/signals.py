@@ -38,7 +38,7 @@ class Signals(Starts[Tx]):
         mine = running.connection_of(tx) if running is not None and tx is not None else None
         connection = mine or connection_of(tx, native=self._wrapper is not None)
         options.words(name, "the name of an event", 200)
-        id, by = str(sequence.id if isinstance(sequence, Blocker) else _checked(sequence)), uuid7()
+        id, by = str(sequence.id if isinstance(sequence, Blocker) else options.identifier(sequence, "sequence")), uuid7()
         event = memo.event(payload, name, by, self.wire)
         database = await self._db()
         store = database.store
@@ -56,9 +56,3 @@ class Signals(Starts[Tx]):
                     worker.wake(lane, queue, priority, 0)
             self._notifier.send([hint(lane, queue, priority)])
         return sent.taken
-
-
-def _checked(id: object) -> UUID:
-    if not isinstance(id, UUID):
-        raise UsageError(f"{id!r}: a started sequence, or its id as a uuid.UUID, is needed.")
-    return id

@@ -10,12 +10,12 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar, Unpack
 
-from queuert_py.decisions.backoff import seconds
+from queuert_py import options
 from queuert_py.engine.callbacks import call_when_done
 from queuert_py.engine.looks import Looks
 from queuert_py.errors import ResultTimeoutError, UsageError
 from queuert_py.job import In, Tx, current
-from queuert_py.job_types import InternalJobType, JobType, Out
+from queuert_py.job_types import JobType, Out, job_type_of
 from queuert_py.joining import ForeignTx, connection_of
 from queuert_py.postgres.listener import hint
 from queuert_py.postgres.starts import Own
@@ -63,7 +63,7 @@ class Starts(Looks[Tx]):
         Raises, before anything is written: InvalidInputError (names the field), UnknownJobTypeError, NotStartableError, UsageError;
         DuplicateIdError; DatabaseUnavailableError.
         """
-        found = self.get(job_type) if isinstance(job_type, str) else job_type
+        found = self._type(job_type, "start_sequence()")
         handles = await self._start([Request(found, input, how)], tx)
         return handles[0]
 
@@ -103,7 +103,12 @@ class Starts(Looks[Tx]):
         Inside the batch, too, the first of a key wins. Annotate mixed lists (`list[Request[A | B]]`) or pass a tuple of two to five.
         Raises as `start_sequence`, with the number of the request.
         """
-        handles = await self._start(list(requests), tx)
+        given = options.several(requests, "start_sequences()", "requests")
+        for each in given:
+            if not isinstance(each, Request):
+                raise UsageError(f"start_sequences(): {each!r} is no Request: call a job type with an input, `resize(Image(…))`.")
+            job_type_of(each.job_type, "start_sequences()")
+        handles = await self._start(given, tx)
         return tuple(handles) if isinstance(requests, tuple) else handles
 
     async def _start(self, requests: Sequence[Request[Any]], tx: Any) -> list[JobSequence[Any]]:
@@ -151,22 +156,22 @@ class Starts(Looks[Tx]):
     def sequence(self, job_type: str, id: UUID, /, *, output: type[Out]) -> JobSequence[Out]: ...
     def sequence(self, job_type: Any, id: UUID, /, *, output: Any = None) -> Any:
         """A handle from an id (another request, another process): no round trip, no check that it exists. A Blocker, too."""
-        found: InternalJobType[Any, Any] = self.get(job_type) if isinstance(job_type, str) else job_type
-        return JobSequence[Any](id, found.name, self, found.contract.outputs)
+        found = self._type(job_type, "sequence()")
+        return JobSequence[Any](options.identifier(id), found.name, self, found.contract.outputs)
 
     async def result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any:
         """See `JobSequence.result`."""
         if current.get() is not None:
             raise UsageError("result() inside a handler would hold its slot: make the sequence a Blocker of the next job (continue_with).")
+        limit = options.span(timeout, "timeout")
         await self._db()
-        limit = None if timeout is None else seconds(timeout)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(None if limit is None else limit.total_seconds()):
                 ended = sequence.ended or await self._waiters.wait(str(sequence.id))
                 sequence.ended = None
         except TimeoutError:
             raise ResultTimeoutError(
-                f"sequence {sequence.id} ({sequence.type}) has not ended within {limit} s; it goes on.", sequence_id=str(sequence.id)
+                f"sequence {sequence.id} ({sequence.type}) has not ended within {timeout} s; it goes on.", sequence_id=str(sequence.id)
             ) from None
         if ended.outcome == "completed":
             return output_of(sequence, ended, self._model)

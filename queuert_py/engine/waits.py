@@ -122,7 +122,7 @@ def _checked(sequences: Any) -> list[JobSequence[Any]]:
     """Handles. UsageError for anything else, and inside a handler."""
     if current.get() is not None:
         raise UsageError("waiting for results inside a handler would hold its slot: use `await job.wait_for(sequences)`.")
-    several = list(sequences)
+    several = options.several(sequences, "this call", "handles")
     for each in several:
         if not isinstance(each, JobSequence):
             raise UsageError(f"{each!r} is no handle: await engine.start_sequence(…), or engine.sequence(type, id).")

@@ -76,11 +76,9 @@ class Watches(Core[Tx]):
         """
         if kinds:
             _check(kinds)
-        filters: dict[str, object] = {"sequence_id": id, "type": type, "queue": queue, "tag": tag, "correlation_id": correlation_id}
-        for name, value in filters.items():
-            wanted = UUID if name == "sequence_id" else str
-            if value is not None and not isinstance(value, wanted):
-                raise UsageError(f"{name.replace('sequence_', '')}={value!r}: a {wanted.__name__} is needed.")
+        texts = {"type": type, "queue": queue, "tag": tag, "correlation_id": correlation_id}
+        filters: dict[str, object] = {name: options.text(value, name) for name, value in texts.items()}
+        filters["sequence_id"] = None if id is None else options.identifier(id)
         return Watch[Any](self, kinds, filters, options.instant(since, "since"))
 
 

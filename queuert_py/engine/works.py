@@ -6,16 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from typing import Any, Literal, overload
 
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
-from queuert_py.decisions.backoff import seconds
+from queuert_py import options
 from queuert_py.engine.starts import Starts
 from queuert_py.errors import (
-    ConfigurationError,
     InvalidInputError,
     MapStoppedError,
     QueuertError,
@@ -27,12 +25,11 @@ from queuert_py.errors import (
 )
 from queuert_py.job import In, Tx, current
 from queuert_py.job_types import JobType, Out
-from queuert_py.options import span
 from queuert_py.postgres.starts import Outcome, Start
 from queuert_py.runtime.context import WorkerContext
 from queuert_py.runtime.here import Here, let_go, start_at, unrestricted
 from queuert_py.runtime.once import Once
-from queuert_py.runtime.settings import Settings
+from queuert_py.runtime.settings import checked
 from queuert_py.runtime.worker import Worker
 from queuert_py.sequence import Collected
 from queuert_py.starting import Batch
@@ -64,18 +61,16 @@ class Works(Starts[Tx]):
         lease: how long a silent worker keeps its jobs (30 s, renewed every third). poll_interval: busy and idle seconds between looks
         when no hint comes. shutdown_timeout: how long handlers may go on at the end; grace: what a cancelled handler has to clean up.
         drain: end by itself when nothing is due and nothing runs (what is scheduled, or waits for its retry, stays).
+        ConfigurationError for a setting that cannot be; UnknownJobTypeError, when it starts, for types that are not declared.
         """
-        if concurrency < 1:
-            raise ConfigurationError(f"concurrency={concurrency}: at least 1.")
-        poll = poll_interval if isinstance(poll_interval, tuple) else (seconds(poll_interval), seconds(poll_interval))
-        settings = Settings(
+        settings = checked(
             concurrency=concurrency,
-            queues=queues or None,
+            queues=queues,
             types=types,
-            lease=timedelta(seconds=seconds(lease)),
-            poll_interval=poll,
-            shutdown_timeout=seconds(shutdown_timeout),
-            grace=seconds(grace),
+            lease=lease,
+            poll_interval=poll_interval,
+            shutdown_timeout=shutdown_timeout,
+            grace=grace,
             drain=drain,
             name=name,
         )
@@ -99,22 +94,15 @@ class Works(Starts[Tx]):
         limit: the most jobs it claims; a sequence that continues goes on in the same round. budget: how long it may take; what still
         runs then is cancelled, has `grace` to clean up, and is given back uncharged. It ends before when nothing is due any more.
         It leaves nothing in a session of the database (no LISTEN, no session lock): with `Engine(…, pooler=True)` a transaction pooler may
-        be in between. Should this process die, its jobs are taken back when their `lease` ends. UsageError for a limit under 1.
+        be in between. Should this process die, its jobs are taken back when their `lease` ends. UsageError, and ConfigurationError as
+        for `worker`.
         """
-        if limit < 1 or concurrency < 1:
-            raise UsageError(f"limit={limit}, concurrency={concurrency}: at least 1.")
-        most = seconds(span(budget, "budget", positive=True) or 0.0)
-        settings = Settings(
-            concurrency=concurrency,
-            queues=queues or None,
-            types=types,
-            lease=timedelta(seconds=seconds(lease)),
-            grace=seconds(grace),
-            name="once",
-        )
+        options.count(limit, "limit")
+        most = options.needed(budget, "budget", positive=True)
+        settings = checked(concurrency=concurrency, queues=queues, types=types, lease=lease, grace=grace, name="once")
         await self._db()
         self.validate()
-        return await Once(self, settings, limit).round(most)
+        return await Once(self, settings, limit).round(most.total_seconds())
 
     # --- chosen sequences
 
@@ -134,7 +122,7 @@ class Works(Starts[Tx]):
         A cancelled caller gives the job back. As `start_sequence` (but delay= and at=, which contradict it) and `result`; UsageError where
         this process has no handler, or inside a handler, where it would hold a slot.
         """
-        found = self.get(job_type) if isinstance(job_type, str) else job_type
+        found = self._type(job_type, "run()")
         if current.get() is not None:
             raise UsageError(
                 "run() inside a handler would hold its slot: continue_with the job, or make its sequence a Blocker of the next one."
@@ -199,6 +187,17 @@ class Works(Starts[Tx]):
         stop_on_error: Literal[True],
         **how: Unpack[StartOptions],
     ) -> list[Out]: ...
+    @overload
+    async def map(
+        self,
+        job_type: str,
+        inputs: Iterable[BaseModel | Mapping[str, object]],
+        /,
+        *,
+        concurrency: int = 3,
+        stop_on_error: bool = False,
+        **how: Unpack[StartOptions],
+    ) -> list[Any]: ...
     async def map(
         self, job_type: Any, inputs: Iterable[Any], /, *, concurrency: int = 3, stop_on_error: bool = False, **how: Unpack[StartOptions]
     ) -> list[Any]:
@@ -208,14 +207,14 @@ class Works(Starts[Tx]):
         more is started, what runs is awaited, and MapStoppedError tells what there is and what was not started. All inputs are checked
         before the first one starts. `how`: as `run`, for each of them; without key= and id=, which would make them one.
         """
-        if concurrency < 1:
-            raise UsageError(f"concurrency={concurrency}: at least 1.")
+        found: Any = self._type(job_type, "map()")
+        options.count(concurrency, "concurrency")
         if how.keys() & {"key", "id", "dedup"}:
             raise UsageError("map() starts a sequence for each input: key=, dedup= and id= would make them one.")
-        given = list(inputs)
+        given = options.several(inputs, "map()", "inputs")
         for number, input in enumerate(given):
             try:
-                job_type.dump_input(input, self.wire, Collected())
+                found.dump_input(input, self.wire, Collected())
             except InvalidInputError as error:
                 raise InvalidInputError(f"{error} (input {number})", **error.details) from error.__cause__
         waiting = deque(range(len(given)))
@@ -226,7 +225,7 @@ class Works(Starts[Tx]):
             while waiting and not (stop_on_error and errors):
                 number = waiting.popleft()
                 try:
-                    results[number] = await self.run(job_type, given[number], **how)
+                    results[number] = await self.run(found, given[number], **how)
                 except (SequenceFailedError, SequenceCancelledError, SequenceExpiredError, SequenceNotFoundError) as error:
                     errors[number] = error
 
@@ -239,7 +238,7 @@ class Works(Starts[Tx]):
         if stop_on_error and errors:
             first = next(iter(errors.values()))
             raise MapStoppedError(
-                f"map() of {job_type.name!r} stopped: {len(errors)} of {len(given)} failed, {len(waiting)} were not started: {first}",
+                f"map() of {found.name!r} stopped: {len(errors)} of {len(given)} failed, {len(waiting)} were not started: {first}",
                 results=results,
                 errors=errors,
                 not_started=list(waiting),

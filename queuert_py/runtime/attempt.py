@@ -157,9 +157,15 @@ class Attempt(Phases):
 
     def begin_clock(self) -> None:
         """From now on its time runs."""
-        limit = self.row.timeout or self.job_type.options.get("timeout")
-        if limit is not None:
-            self._abort_after(seconds(limit))
+        limit = self.time_limit
+        if limit:
+            self._abort_after(limit)
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds that it may take: the job's own limit, else its type's; 0 for none."""
+        limit = self.job_type.options.get("timeout") if self.row.timeout is None else self.row.timeout
+        return 0.0 if limit is None else seconds(limit)
 
     def keep_deadline(self) -> None:
         """End it when its sequence's time is over."""
@@ -284,9 +290,7 @@ class Attempt(Phases):
             case "timeout" if (self.time_left() or 1) <= 0:
                 return judge.unrun(expired=False, deadline=0.0, doom=None)
             case "timeout":
-                return self._judge(
-                    TimeoutError(f"the handler took longer than its timeout of {self.job_type.options.get('timeout')}"), "timeout"
-                )
+                return self._judge(TimeoutError(f"the handler took longer than its timeout of {self.time_limit:g} s"), "timeout")
             case "shutdown":
                 return Delay(None, charged=False, outcome="released")
             case _:

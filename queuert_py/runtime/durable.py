@@ -168,7 +168,7 @@ class Durable:
     async def wait_for(self, blockers: Iterable[Blocker[Any]], name: str | None) -> list[Blocker[Any]]:
         """See `Job.wait_for`."""
         self._check("wait_for()")
-        wanted = list(blockers)
+        wanted: list[Any] = options.several(blockers, "wait_for()", "started sequences")
         if not all(isinstance(each, Blocker) for each in wanted):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError("wait_for() takes started sequences: what start_sequence() or engine.sequence(type, id) returned.")
         named = self._name("wait_for", name)

@@ -21,7 +21,6 @@ from queuert_py.decisions.backoff import seconds
 from queuert_py.decisions.pace import hands_off
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
-from queuert_py.job_types import InternalJobType
 from queuert_py.payload import Wire
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, Link, Report
@@ -35,7 +34,7 @@ from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.reaper import Reaper
 from queuert_py.runtime.reviving import revive_invalid
 from queuert_py.runtime.services import Services
-from queuert_py.runtime.settings import Settings
+from queuert_py.runtime.settings import Settings, queues_of, types_of
 from queuert_py.sequence import BlockerEnding
 from queuert_py.values import Abort, Continuation, Delay, Duration, Ending, LiveJob, Step, Verdict
 
@@ -95,25 +94,14 @@ class Worker(Beside):
     # --- life
 
     async def start(self) -> None:
-        """Begin to work. ConfigurationError when it has been started before, or has no handler to run."""
+        """Begin to work. ConfigurationError when it has been started before, or has no handler to run; UnknownJobTypeError."""
         if self._started:
             raise ConfigurationError("this worker has been started already: make another with engine.worker().")
         self._started = True
         self._loop = asyncio.get_running_loop()
         types = self._engine.job_types()
-        self._types: dict[str, InternalJobType[Any, Any]] = {
-            each.name: each
-            for each in types
-            if each.handler is not None and (self.settings.types is None or each.name in self.settings.types)
-        }
-        if not self._types:
-            raise ConfigurationError(
-                "this worker has no job type to run: decorate a handler with @engine.job_type, or import the module that does."
-            )
-        for name in self.settings.types or ():
-            types.get(name)
-        own = dict.fromkeys(["default", *(each.options.get("queue", "default") for each in self._types.values())])
-        self._queues = list(own if self.settings.queues is None else self.settings.queues)
+        self._types = types_of(self.settings, types)
+        self._queues = queues_of(self.settings, self._types)
         self.surroundings = Surroundings(types, self._types)
         self._links = self._new_links()
         self._claim_link, self._settle_link, self._finish_link, self._edges_link = self._links
@@ -133,7 +121,8 @@ class Worker(Beside):
             "types": list(self._types),
             "concurrency": self.settings.concurrency,
         }
-        self._heartbeat = Heartbeat(self.database, who if self.present and not self.database.pooler else None, self.lease, self._held, self._lease_lost)
+        shown = who if self.present and not self.database.pooler else None
+        self._heartbeat = Heartbeat(self.database, shown, self.lease, self._held, self._lease_lost)
         self._heartbeat.start()
         await self._heartbeat.present.wait()
         self._leave = [self.database.health.on_change(self._health_changed)]

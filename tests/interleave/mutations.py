@@ -10,7 +10,8 @@ from tests.interleave.catalogue import Program
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """In `statement` the text `old` becomes `new`; begin: what transactions begin with. shows: what a violation must say."""
+    """In `statement` the text `old` becomes `new`; begin: what transactions begin with. shows: what a violation must say.
+    holds: it shows only when that many statements are held between their snapshot and their locks."""
 
     what: str
     program: Program
@@ -18,6 +19,7 @@ class Mutation:
     statement: str = ""
     old: str = ""
     new: str = ""
+    holds: int = 0
     begin: Call[tuple[object, ...]] = BEGIN
 
 
@@ -46,6 +48,7 @@ MUTATIONS = [
         ("fan", ("finish watched", "start blocked")),
         "was not told",
         begin=plain("begin isolation level repeatable read"),
+        holds=1,
     ),
     Mutation(
         "an ending is written whoever runs the job",
@@ -122,5 +125,14 @@ MUTATIONS = [
         "send_event",
         "l.leased_by is null and l.memo ->> 'waiting' = %(name)s then",
         "%(name)s is null then",
+    ),
+    Mutation(
+        "a claim takes no locks",
+        ("idle", ("claim", "claim")),
+        "was claimed twice",
+        "claim_jobs",
+        "for no key update skip locked",
+        "",
+        holds=1,
     ),
 ]

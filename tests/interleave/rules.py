@@ -230,3 +230,12 @@ def a_ring_is_refused_only_if_it_would_be_one(before: State, after: State, outco
     words = [outcome.word for outcome in outcomes]
     if "refused: BlockerCycleError" in words and "waits" not in words:
         yield f"a ring was refused, and nobody waits: {words}"
+
+
+@rule
+def a_job_is_claimed_by_one(before: State, after: State, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Where nothing is given back."""
+    claims = [outcome.word.removeprefix("claimed ") for outcome in outcomes if outcome.word.startswith("claimed ")]
+    if len(claims) == len(outcomes):
+        for id in {id for claim in claims for id in claim if sum(id in each for each in claims) > 1}:
+            yield f"{id} was claimed twice"

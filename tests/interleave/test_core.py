@@ -27,10 +27,16 @@ async def test_a_protection_taken_out_is_noticed(lab: Lab, mutation: Mutation) -
     changes = {mutation.statement: (mutation.old, mutation.new)} if mutation.statement else {}
     lab.begin = mutation.begin
     try:
-        report = await Runner(lab, changes).explore(*mutation.program, until=mutation.shows)
+        noticed = [await notices(Runner(lab, changes), mutation, holds) for holds in range(mutation.holds + 1)]
     finally:
         lab.begin = BEGIN
-    assert any(mutation.shows in violation for violation in report.violations)
+    assert noticed == [*[False] * mutation.holds, True]
+
+
+async def notices(runner: Runner, mutation: Mutation, holds: int) -> bool:
+    """Does a schedule break the rule that it should?"""
+    report = await runner.explore(*mutation.program, holds=holds, until=mutation.shows)
+    return any(mutation.shows in violation for violation in report.violations)
 
 
 async def test_locks_from_dependent_to_blocker_deadlock(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ TABLE: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"status": "running"}, "live_job_leased", None),
     ({"status": "blocked"}, "live_job_blocked", None),
     ({"status": "failed"}, None, "finished_job_failed"),
+    ({"reason": "timeout"}, None, "finished_job_failed"),
     ({"status": "cancelled"}, None, "finished_job_stopped"),
     ({"status": "expired"}, None, "finished_job_stopped"),
     ({"status": "completed"}, None, PAST),

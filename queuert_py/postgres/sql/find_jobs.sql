@@ -24,6 +24,7 @@ with page as materialized (
             select f.sequence_id, f.position
             from /* schema */finished_job f
             where f.lane = place.lane and %(finished)s::boolean and (%(outcome)s::text is null or f.outcome = %(outcome)s)
+                and (%(reason)s::text is null or f.reason = %(reason)s)
                 and (%(after)s is null or (f.sequence_id, f.position) < (%(after)s, %(position)s))
                 and (%(type)s is null or f.type = %(type)s) and (%(queue)s is null or f.queue = %(queue)s)
                 and (%(worker)s is null or f.finished_by = %(worker)s) and (%(tag)s is null or f.tags @> array[%(tag)s])

@@ -26,6 +26,7 @@ with page as materialized (
             from /* schema */finished_job f
             where f.lane = place.lane and %(finished)s::boolean and (%(after)s is null or f.sequence_id < %(after)s)
                 and f.outcome <> 'continued' and (%(outcome)s::text is null or f.outcome = %(outcome)s)
+                and (%(reason)s::text is null or f.reason = %(reason)s)
                 and (%(type)s is null or f.sequence_type = %(type)s) and (%(queue)s is null or f.queue = %(queue)s)
                 and (%(key)s is null or f.key = %(key)s) and (%(tag)s is null or f.tags @> array[%(tag)s])
                 and (%(correlation_id)s is null or f.correlation_id = %(correlation_id)s)
