@@ -107,7 +107,7 @@ class Starts(Looks[Tx]):
         for each in given:
             if not isinstance(each, Request):
                 raise UsageError(f"start_sequences(): {each!r} is no Request: call a job type with an input, `resize(Image(…))`.")
-            job_type_of(each.job_type, "start_sequences()")
+            job_type_of(cast("Request[Any]", each).job_type, "start_sequences()")
         handles = await self._start(given, tx)
         return tuple(handles) if isinstance(requests, tuple) else handles
 

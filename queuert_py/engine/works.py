@@ -24,7 +24,7 @@ from queuert_py.errors import (
     UsageError,
 )
 from queuert_py.job import In, Tx, current
-from queuert_py.job_types import JobType, Out
+from queuert_py.job_types import JobType, Out, job_type_of
 from queuert_py.postgres.starts import Outcome, Start
 from queuert_py.runtime.context import WorkerContext
 from queuert_py.runtime.here import Here, let_go, start_at, unrestricted
@@ -187,17 +187,6 @@ class Works(Starts[Tx]):
         stop_on_error: Literal[True],
         **how: Unpack[StartOptions],
     ) -> list[Out]: ...
-    @overload
-    async def map(
-        self,
-        job_type: str,
-        inputs: Iterable[BaseModel | Mapping[str, object]],
-        /,
-        *,
-        concurrency: int = 3,
-        stop_on_error: bool = False,
-        **how: Unpack[StartOptions],
-    ) -> list[Any]: ...
     async def map(
         self, job_type: Any, inputs: Iterable[Any], /, *, concurrency: int = 3, stop_on_error: bool = False, **how: Unpack[StartOptions]
     ) -> list[Any]:
@@ -207,14 +196,14 @@ class Works(Starts[Tx]):
         more is started, what runs is awaited, and MapStoppedError tells what there is and what was not started. All inputs are checked
         before the first one starts. `how`: as `run`, for each of them; without key= and id=, which would make them one.
         """
-        found: Any = self._type(job_type, "map()")
+        job_type_of(job_type, "map()")
         options.count(concurrency, "concurrency")
         if how.keys() & {"key", "id", "dedup"}:
             raise UsageError("map() starts a sequence for each input: key=, dedup= and id= would make them one.")
         given = options.several(inputs, "map()", "inputs")
         for number, input in enumerate(given):
             try:
-                found.dump_input(input, self.wire, Collected())
+                job_type.dump_input(input, self.wire, Collected())
             except InvalidInputError as error:
                 raise InvalidInputError(f"{error} (input {number})", **error.details) from error.__cause__
         waiting = deque(range(len(given)))
@@ -225,7 +214,7 @@ class Works(Starts[Tx]):
             while waiting and not (stop_on_error and errors):
                 number = waiting.popleft()
                 try:
-                    results[number] = await self.run(found, given[number], **how)
+                    results[number] = await self.run(job_type, given[number], **how)
                 except (SequenceFailedError, SequenceCancelledError, SequenceExpiredError, SequenceNotFoundError) as error:
                     errors[number] = error
 
@@ -238,7 +227,7 @@ class Works(Starts[Tx]):
         if stop_on_error and errors:
             first = next(iter(errors.values()))
             raise MapStoppedError(
-                f"map() of {found.name!r} stopped: {len(errors)} of {len(given)} failed, {len(waiting)} were not started: {first}",
+                f"map() of {job_type.name!r} stopped: {len(errors)} of {len(given)} failed, {len(waiting)} were not started: {first}",
                 results=results,
                 errors=errors,
                 not_started=list(waiting),

@@ -211,8 +211,7 @@ class Store:
         return self._rows("block_job", parts, tuple)
 
     def watch_self(self, job: LiveJob) -> Call[None]:
-        values = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch}
-        return Call(self._sql["watch_self"], values, lambda _: None)
+        return Call(self._sql["watch_self"], {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch}, lambda _: None)
 
     def read_edges(self, parts: Iterable[str]) -> Call[tuple[str, str, BlockerPolicy | None]]:
         return self._rows("read_edges", parts, tuple)

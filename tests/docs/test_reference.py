@@ -171,6 +171,12 @@ def test_every_member_of_a_handle_is_there_and_no_other() -> None:
     assert documented_calls("Handles").keys() == (public(JobSequence) | public(Blocker)) - HANDLES_OWN
 
 
+def test_the_calls_of_a_handle_have_the_parameters_that_are_said() -> None:
+    for name, written in documented_calls("Handles").items():
+        if "(" in written:
+            assert said(written) == meant(getattr(JobSequence, name), {}), name
+
+
 @pytest.mark.parametrize("record", ["SequenceRecord", "JobRecord", "AttemptRecord", "LinkRecord", "Failure", "OpenJob"])
 def test_every_field_of_a_record_is_there_and_no_other(record: str) -> None:
     kind: Any = getattr(values, record, None) or getattr(control, record)

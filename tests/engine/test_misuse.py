@@ -137,11 +137,7 @@ async def test_a_continuation_with_no_job_type_fails_where_it_is_made(engine: En
     assert "'second' is no job type" in str(caught.value.error["message"])
 
 
-# --- names, and lists by reason
-
-
-async def test_map_takes_a_name_as_run_does(typed: Engine) -> None:
-    assert await typed.map("note", [{"n": 1}, Number(n=2)]) == [Number(n=1), Number(n=2)]
+# --- lists by reason
 
 
 async def test_what_failed_is_listed_by_its_reason(engine: Engine) -> None:

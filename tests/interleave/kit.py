@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.store import BEGIN, COMMIT, Call, Store, plain
@@ -53,6 +54,7 @@ alter table queuert.job_blocker set (autovacuum_enabled = off);
 create or replace trigger check_epoch before update on queuert.live_job for each row execute function interleave.check_epoch();
 """
 _GATE = {verb: f"select pg_advisory_{verb}(%s, pid) from unnest(%s::int[]) pid".encode() for verb in ("lock", "unlock")}
+_UNTOUCHED = "select pg_current_xact_id_if_assigned() is null"
 _BLOCKING = "select pid, pg_blocking_pids(pid) from unnest(%s::int[]) pid"
 
 
@@ -167,9 +169,17 @@ class Actor:
         await self._end(COMMIT, "commit")
 
     async def _end(self, call: Call[Any], kind: Kind) -> None:
-        await self._turn(Step(call.sql.decode(), kind, self._touched))
+        idle = await self._left_nothing()
+        await self._turn(Step(call.sql.decode(), "read") if idle else Step(call.sql.decode(), kind, self._touched))
         self._open = False
-        await self._send(call, self._main, publishes=True)
+        await self._send(call, self._main, publishes=not idle)
+
+    async def _left_nothing(self) -> bool:
+        """Without a transaction id no row was written or locked: nobody notices how it ends."""
+        if ("ring", "write") in self._touched or self._main.info.transaction_status == TransactionStatus.INERROR:
+            return False
+        cursor = await self._main.execute(_UNTOUCHED)
+        return bool((await cursor.fetchall())[0][0])
 
     async def park(self) -> None:
         """Somebody holds what this needs: again when another has committed or rolled back."""

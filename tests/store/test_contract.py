@@ -135,8 +135,8 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         (
             "lanes smallint[], live boolean, after uuid, live_status text, type text, queue text, key text, tag text, "
             "correlation_id text, root_id uuid, since timestamp with time zone, until timestamp with time zone, limit int, "
-            "finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with time zone, "
-            "by_time boolean"
+            "finished boolean, outcome text, reason text, ended_since timestamp with time zone, ended_until timestamp with time "
+            "zone, by_time boolean"
         ),
         (
             "sequence_id uuid, type text, status text, reason text, key text, correlation_id text, coalesce text, steps "
@@ -149,8 +149,8 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         (
             "lanes smallint[], live boolean, after uuid, position int, live_status text, type text, queue text, worker text, "
             "tag text, correlation_id text, root_id uuid, since timestamp with time zone, until timestamp with time zone, "
-            "limit int, finished boolean, outcome text, ended_since timestamp with time zone, ended_until timestamp with "
-            "time zone, by_time boolean"
+            "limit int, finished boolean, outcome text, reason text, ended_since timestamp with time zone, ended_until timestamp "
+            "with time zone, by_time boolean"
         ),
         (
             "sequence_id uuid, position int4, job_id uuid, type text, status text, reason text, queue text, priority int2, "

@@ -21,8 +21,7 @@ with page as materialized (
                 and l.sequence_created_at < coalesce(%(until)s::timestamptz, 'infinity')
             order by 1 desc, 2 desc limit %(limit)s
         ) union all (
-            select f.sequence_id, f.position
-            from /* schema */finished_job f
+            select f.sequence_id, f.position from /* schema */finished_job f
             where f.lane = place.lane and %(finished)s::boolean and (%(outcome)s::text is null or f.outcome = %(outcome)s)
                 and (%(reason)s::text is null or f.reason = %(reason)s)
                 and (%(after)s is null or (f.sequence_id, f.position) < (%(after)s, %(position)s))

@@ -22,8 +22,7 @@ with page as materialized (
                 and l.sequence_created_at < coalesce(%(until)s::timestamptz, 'infinity')
             order by 1 desc limit %(limit)s
         ) union all (
-            select f.sequence_id
-            from /* schema */finished_job f
+            select f.sequence_id from /* schema */finished_job f
             where f.lane = place.lane and %(finished)s::boolean and (%(after)s is null or f.sequence_id < %(after)s)
                 and f.outcome <> 'continued' and (%(outcome)s::text is null or f.outcome = %(outcome)s)
                 and (%(reason)s::text is null or f.reason = %(reason)s)
