@@ -31,9 +31,10 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class BlockerEnding:
-    """How a blocker ended: its output as JSON with the name of its model, or its error as JSON."""
+    """How a blocker ended: its output as JSON with the name of its model, or its error as JSON. outcome None: it had failed, was
+    ignored, and runs again."""
 
-    outcome: Outcome
+    outcome: Outcome | None
     output: str | None = None
     output_type: str | None = None
     error: str | None = None
@@ -117,7 +118,7 @@ class Blocker(Generic[Out_co]):
             context: Any = info.context
             if isinstance(context, Outputs):
                 if id not in context.by_id:
-                    raise ValueError("the job never waited for this sequence: start it with the model, not with its id from SQL or by name")
+                    raise ValueError("the job never waited for this sequence, or it was deleted: a start that knows the model makes it wait")
                 blocker.fill(context.by_id[id], output)
             return blocker
 

@@ -256,29 +256,19 @@ def retry(
 ) -> Plan[tuple[dict[str, str], Changes]]:
     """Run failed sequences again from the job that failed. `inputs` gives new inputs by id, or raises before anything is written."""
     wanted: list[str] = [id for _, id in (yield store.find_failed(**which))] if ids is None else list(ids)
+    if wanted and (yield store.find_edged(_parts(store, wanted)))[0]:
+        yield from blocking.alone(store)
     failed = [Failed(*row) for row in (yield store.lock_failed(_parts(store, wanted)))]
     new = inputs(failed)
     blockers, waits = yield from blocking.recount(store, {each.sequence_id: (each.lane, each.position) for each in failed})
-    parts = [
-        rows.revive_row(
+    parts = {
+        each.sequence_id: rows.revive_row(
             each.sequence_id, each.lane, new.get(each.sequence_id), 0 if reset_attempts else each.attempt, waits.get(each.sequence_id)
         )
         for each in failed
-    ]
-    if waits:
-        yield SAVEPOINT
-    revived = (yield store.revive_failed(parts)) if parts else []
-    if revived:
-        yield store.move_failed(_parts(store, [row[1] for row in revived]))
-    try:
-        for id in [row[1] for row in revived if row[1] in waits]:
-            yield from blocking.refuse_ring(store, id, blockers[id], f"retry of {id}")
-    except BlockerCycleError:
-        yield UNDO
-        raise
-    if waits:
-        yield RELEASE
-    result = dict.fromkeys((row[1] for row in revived), "retried")
+    }
+    revived, ringed = yield from _revive(store, parts, blockers)
+    result = dict.fromkeys((row[1] for row in revived), "retried") | dict.fromkeys(ringed, "blocker_cycle")
     tried = {each.sequence_id for each in failed}
     rest = [id for id in wanted if id not in tried]
     outcomes = yield from _outcomes(store, rest)
@@ -287,6 +277,30 @@ def retry(
     ready = [(lane, queue, priority, type_, 0.0) for lane, _, queue, priority, type_ in revived]
     again = [(each.job(), None) for each in failed if result[each.sequence_id] == "retried"]
     return {id: result[id] for id in wanted}, Changes(ready=ready, done=[*again])
+
+
+def _revive(
+    store: Store, parts: dict[str, str], blockers: Mapping[str, Sequence[str]]
+) -> Plan[tuple[list[tuple[int, str, str, int, str]], list[str]]]:
+    """Make them live again, but for those that would then wait for themselves: their ids."""
+    ringed: list[str] = []
+    if blockers:
+        yield SAVEPOINT
+    while True:
+        revived = (yield store.revive_failed(parts.values())) if parts else []
+        if revived:
+            yield store.move_failed(_parts(store, [row[1] for row in revived]))
+        try:
+            for id in [row[1] for row in revived if row[1] in blockers]:
+                yield from blocking.refuse_ring(store, id, blockers[id], f"retry of {id}")
+        except BlockerCycleError as error:
+            yield UNDO
+            ringed.append(str(error.details["id"]))
+            del parts[ringed[-1]]
+            continue
+        if blockers:
+            yield RELEASE
+        return revived, ringed
 
 
 def revive_invalid(store: Store, parts: Sequence[str]) -> Plan[tuple[dict[str, str], Changes]]:

@@ -280,8 +280,21 @@ class Database:
 
     def _new_pool(self) -> AsyncConnectionPool[Any]:
         return AsyncConnectionPool(
-            self.conninfo, kwargs=self._keywords, min_size=1, max_size=self._size, open=False, name="queuert", reconnect_timeout=30
+            self.conninfo,
+            kwargs=self._keywords,
+            min_size=1,
+            max_size=self._size,
+            open=False,
+            name="queuert",
+            reconnect_timeout=30,
+            configure=self._configure,
         )
+
+    async def _configure(self, connection: AsyncConnection[Any]) -> None:
+        """READ COMMITTED, whatever the database's default: what is decided after a lock must see what the lock waited for."""
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+        if not self.pooler:
+            await connection.execute(b"set default_transaction_isolation = 'read committed'")
 
     def renew_pool(self) -> None:
         """After an outage: a new pool at once, instead of one whose slots sleep between tries of their own."""

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, sql
 from pydantic_core import to_json
 
 from queuert_py.decisions.faults import Fault, pause, retries
-from queuert_py.errors import DuplicateIdError, DuplicateKeyError, SequenceNotFoundError, UsageError
+from queuert_py.errors import BlockerError, DuplicateIdError, DuplicateKeyError, SequenceNotFoundError, UsageError
 from queuert_py.ids import lane_of
 from queuert_py.options import span
 from queuert_py.postgres import blocking, rows
@@ -26,6 +26,7 @@ from queuert_py.values import BlockerPolicy, Dedup, LiveJob
 
 COPY_FROM = 500
 CHUNK = 1000
+ISOLATION = Call(b"show transaction_isolation", {}, lambda row: str(row[0]))
 TRIES = 5
 """How often a key is tried again whose holder ended while it was looked for, before holders are waited for as well."""
 _COPIED = (
@@ -72,6 +73,10 @@ class Start:
     def place(self) -> tuple[int, str, bool, str]:
         """Where it stands among others that are inserted, as insert_sequences sorts them: two batches meet each other's keys in one order."""
         return self.lane, self.fields["type"], self.key is None, self.key or self.id
+
+    @property
+    def replaces(self) -> bool:
+        return self.dedup is not None and self.dedup.on_match == "replace"
 
     @property
     def lasting(self) -> bool:
@@ -160,18 +165,19 @@ async def start_in(
     own: Own | None = None,
 ) -> list[Outcome]:
     """Start them in the caller's transaction, with the hint as part of it."""
-    return await blocking.marking(database, lambda: carry_out(joined(database, starts, hints, own), connection))
+    first = dict.fromkeys(id for each in starts for id in each.blockers) if own is None else ()
+    return await blocking.marking(database, lambda: carry_out(joined(database, starts, hints, own), connection), first)
 
 
 def joined(database: Database, starts: Sequence[Start], hints: Sequence[str], own: Own | None = None) -> Plan[list[Outcome]]:
     """What `start_in` does. NotWatched: mark these blockers apart, and begin again; nothing has been written."""
     store = database.store
-    if any(each.own_id or each.lasting for each in starts):
-        level = str((yield Call(b"show transaction_isolation", {}, lambda row: row[0]))[0])
+    if any(each.own_id or each.lasting or (each.blockers and each.replaces) for each in starts):
+        level = (yield ISOLATION)[0]
         if level != "read committed":
             raise UsageError(
-                f"id= and a Dedup of scope 'all' cannot be used in a {level} transaction: a finished sequence would be invisible. "
-                "Use READ COMMITTED."
+                f"id=, a Dedup of scope 'all', and one that replaces blockers cannot be used in a {level} transaction: what they meet "
+                "may be invisible. Use READ COMMITTED."
             )
     for each in starts:
         each.fields["watched"] = True  # a later start in this transaction may wait for it, and nobody else could mark it
@@ -181,7 +187,13 @@ def joined(database: Database, starts: Sequence[Start], hints: Sequence[str], ow
             own.released += yield store.release_key(own.job, type_, keys)
         if any(own.job.sequence_id in each.blockers for each in starts):
             yield store.watch_self(own.job)
-    outcomes = yield from careful(store, starts, repeat=False)
+    try:
+        outcomes = yield from careful(store, starts, repeat=False)
+    except blocking.NotWatched:
+        level = (yield ISOLATION)[0]
+        if level != "read committed":  # its snapshot is older than the mark, and always will be
+            raise BlockerError(f"a blocker has changed since this {level} transaction began: roll it back, and begin it again.") from None
+        raise
     yield store.notify(database.channel, hints)
     return outcomes
 
@@ -207,6 +219,9 @@ def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list
     exclusive = repeat or any(each.key or each.own_id for each in starts)
     saved = exclusive and (bool(blocked) or len(starts) > 1)
     standing: blocking.Standing = {}
+    replaces = any(each.blockers and each.replaces for each in starts)
+    if replaces:  # new edges of one that exists: this lock comes before all others
+        yield from blocking.alone(store)
     if blocked and not exclusive:
         standing = yield from blocking.stand(store, [id for each in blocked for id in each.blockers])
     for each in blocked:
@@ -219,8 +234,6 @@ def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list
         waiting = [(outcomes.get(number, each.id), each) for number, each in enumerate(starts) if each.blockers]
         waiting = [(id, each) for id, each in waiting if id in new]
         replaced = [(id, each) for id, each in waiting if id not in inserted]
-        if replaced:
-            yield from blocking.alone(store)
         if waiting and exclusive:
             standing = yield from blocking.stand(store, [id for _, each in waiting for id in each.blockers])
             yield store.set_waits([_waits(id, each, standing) for id, each in waiting])
@@ -313,7 +326,7 @@ def _replace(store: Store, starts: Sequence[Start], outcomes: Mapping[int, str])
     wanted = [
         rows.start_row({**each.fields, "holder": outcomes[number]}, each.input)
         for number, each in enumerate(starts)
-        if each.dedup is not None and each.dedup.on_match == "replace" and outcomes.get(number, each.id) != each.id
+        if each.replaces and outcomes.get(number, each.id) != each.id
     ]
     replaced: set[str] = set((yield store.replace_waiting(wanted))) if wanted else set()
     if replaced:

@@ -216,6 +216,9 @@ class Store:
     def read_edges(self, parts: Iterable[str]) -> Call[tuple[str, str, BlockerPolicy | None]]:
         return self._rows("read_edges", parts, tuple)
 
+    def find_edged(self, parts: Iterable[str]) -> Call[bool]:
+        return self._rows("find_edged", parts, _first)
+
     def settle_edges(self, parts: Iterable[str]) -> Call[None]:
         return self._rows("settle_edges", parts, lambda _: None)
 

@@ -227,8 +227,7 @@ class Claimer:
         parts = [rows.epoch_row(row) for row in claimed if row.blocker_count]
         endings: dict[str, dict[str, BlockerEnding]] = {}
         for sequence_id, blocker_id, *ended in await self._link.run(self._database.store.read_outputs(parts)) if parts else ():
-            if ended[0] is not None:
-                endings.setdefault(sequence_id, {})[blocker_id] = BlockerEnding(*ended)
+            endings.setdefault(sequence_id, {})[blocker_id] = BlockerEnding(*ended)
         return endings
 
     async def _relist(self, *, short: bool = False) -> bool:

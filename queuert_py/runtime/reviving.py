@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from queuert_py.errors import DatabaseUnavailableError
+from queuert_py.errors import QueuertError
 from queuert_py.failing import fingerprint
 from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import blocking, controls, rows
@@ -38,5 +38,5 @@ async def revive_invalid(database: Database, types: Iterable[InternalJobType[Any
             if not changes.ready:
                 return
             logger.info("%d sequence(s) whose input an earlier model refused run again", len(changes.ready))
-    except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
+    except (psycopg.Error, OSError, QueuertError) as error:
         logger.warning("what an earlier model refused was not looked through: %s", error)

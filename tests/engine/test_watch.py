@@ -327,8 +327,8 @@ async def test_an_outage_is_waited_out(other: Engine, db: Connection) -> None:
     [
         ((events.JobStarted,), {}, "JobStarted: only known in the process where it happens"),
         ((int,), {}, "no kind of event"),
-        ((), {"type": 3}, "type=3: a str"),
-        ((), {"id": "x"}, "id='x': a UUID"),
+        ((), {"type": 3}, "type=3: a text"),
+        ((), {"id": "x"}, "id='x': a uuid.UUID"),
         ((), {"since": datetime(2026, 1, 1)}, "since=.*aware"),
     ],
 )

@@ -54,6 +54,7 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "block_job": lambda store: store.block_job([]),
     "watch_self": lambda store: store.watch_self(live_job()),
     "read_edges": lambda store: store.read_edges([]),
+    "find_edged": lambda store: store.find_edged([]),
     "settle_edges": lambda store: store.settle_edges([]),
     "read_outputs": lambda store: store.read_outputs([]),
     "lock_limited": lambda store: store.lock_limited(10),

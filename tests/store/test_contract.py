@@ -43,6 +43,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "block_job": ("rows jsonb", "lane int2, queue text, priority int2, type text, ?column? bool"),
     "watch_self": ("lane smallint, sequence_id uuid, epoch bigint", ""),
     "read_edges": ("rows jsonb", "sequence_id text, blocker_id text, on_blocker_failure text"),
+    "find_edged": ("rows jsonb", "exists bool"),
     "settle_edges": ("rows jsonb", ""),
     "read_outputs": (
         "rows jsonb",
