@@ -118,7 +118,9 @@ class Blocker(Generic[Out_co]):
             context: Any = info.context
             if isinstance(context, Outputs):
                 if id not in context.by_id:
-                    raise ValueError("the job never waited for this sequence, or it was deleted: a start that knows the model makes it wait")
+                    raise ValueError(
+                        "the job never waited for this sequence, or it was deleted: a start that knows the model makes it wait"
+                    )
                 blocker.fill(context.by_id[id], output)
             return blocker
 

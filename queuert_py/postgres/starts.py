@@ -71,7 +71,7 @@ class Start:
 
     @property
     def place(self) -> tuple[int, str, bool, str]:
-        """Where it stands among others that are inserted, as insert_sequences sorts them: two batches meet each other's keys in one order."""
+        """Where it stands among others that are inserted, as insert_sequences sorts them: batches meet each other in one order."""
         return self.lane, self.fields["type"], self.key is None, self.key or self.id
 
     @property
@@ -262,7 +262,7 @@ def _waits(id: str, each: Start, standing: blocking.Standing) -> str:
 
 
 def _enter(store: Store, starts: Sequence[Start], *, repeat: bool, saved: bool) -> Plan[tuple[set[str], dict[int, str]]]:
-    """The ids that were inserted, and which sequence answers each start that was not, by its number. DuplicateKeyError, DuplicateIdError."""
+    """The ids that were inserted, and by number which sequence answers each other start. DuplicateKeyError, DuplicateIdError."""
     order = sorted(range(len(starts)), key=lambda number: starts[number].place)
     keyed = [number for number in order if starts[number].key]
     doubtful = [starts[number] for number in order if repeat or starts[number].own_id]

@@ -255,7 +255,14 @@ class Store:
         self, parts: Iterable[str], types: Sequence[str], *, worker: str, token: UUID, lease: timedelta, suspect: int
     ) -> Call[LiveJob]:
         return self._rows(
-            "claim_started", parts, self._opening(LiveJob._make, _INPUT), types=types, worker=worker, token=token, lease=lease, suspect=suspect
+            "claim_started",
+            parts,
+            self._opening(LiveJob._make, _INPUT),
+            types=types,
+            worker=worker,
+            token=token,
+            lease=lease,
+            suspect=suspect,
         )
 
     def list_due(self, parts: Iterable[str]) -> Call[float]:
@@ -375,9 +382,7 @@ class Store:
         values = {"lanes": self.all_lanes, "limit": limit, "after": after, **filters}
         return Call(self._sql["list_sequences"], values, self._opening(_sequence, *_SEQUENCE_PAYLOADS), prepared=False)
 
-    def find_jobs(
-        self, filters: Mapping[str, object], *, limit: int, after: UUID | None, position: int | None
-    ) -> Call[JobRecord]:
+    def find_jobs(self, filters: Mapping[str, object], *, limit: int, after: UUID | None, position: int | None) -> Call[JobRecord]:
         values = {"lanes": self.all_lanes, "limit": limit, "after": after, "position": position, **filters}
         return Call(self._sql["find_jobs"], values, self._opening(_job, *_JOB_PAYLOADS), prepared=False)
 

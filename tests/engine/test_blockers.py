@@ -185,9 +185,7 @@ async def test_a_continuation_waits_for_blockers(engine: Engine, parts: Parts) -
 
 
 @pytest.mark.parametrize("phase", ["finalize", "atomic"])
-async def test_fan_out_and_fan_in_are_one_transaction(
-    engine: Engine, parts: Parts, db: psycopg.AsyncConnection[Any], phase: str
-) -> None:
+async def test_fan_out_and_fan_in_are_one_transaction(engine: Engine, parts: Parts, db: psycopg.AsyncConnection[Any], phase: str) -> None:
     @engine.job_type(max_attempts=2, backoff=0)
     async def fan_out(job: Job[Page]) -> Continuation[Text]:
         async with job.finalize() if phase == "finalize" else job.atomic() as tx:
@@ -414,9 +412,7 @@ async def test_a_replacement_may_not_close_a_ring(engine: Engine, parts: Parts) 
 
 
 @pytest.mark.parametrize("own_transaction", [False, True])
-async def test_a_retry_may_not_close_a_ring(
-    engine: Engine, parts: Parts, db: psycopg.AsyncConnection[Any], own_transaction: bool
-) -> None:
+async def test_a_retry_may_not_close_a_ring(engine: Engine, parts: Parts, db: psycopg.AsyncConnection[Any], own_transaction: bool) -> None:
     """While the dependent was failed, its blocker went on to wait for it."""
     behind: list[JobSequence[Text]] = []
 

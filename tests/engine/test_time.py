@@ -136,4 +136,6 @@ async def test_wrong_limits_are_named(engine: Engine, note: JobType[Note, None],
         with pytest.raises(UsageError, match=f"{name}="):
             await engine.start_sequence(note, Note(), **{name: wrong})
     with pytest.raises(DeclarationError, match="deadline="):
-        engine.job_type("x", deadline=wrong)(lambda job: job)
+
+        @engine.job_type("x", deadline=wrong)
+        async def nothing(job: Job[Note]) -> None: ...

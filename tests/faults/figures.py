@@ -1,4 +1,4 @@
-"""`python -m tests.faults.figures kills N | absent N | outages N | memory N | fanins N`: what a scenario measures, on a server of its own."""
+"""`python -m tests.faults.figures kills N | absent N | outages N | memory N | fanins N`: what a scenario measures, on its own server."""
 
 from __future__ import annotations
 

@@ -15,9 +15,7 @@ from psycopg.rows import tuple_row
 
 from queuert_py.postgres.store import Call, Store, statements
 from queuert_py.runtime.watching import Row
-from queuert_py.runtime.watching import Row
 from queuert_py.values import AttemptRecord, JobRecord, LiveJob, SequenceRecord
-from queuert_py.why import Standing
 from queuert_py.why import Standing
 from tests.store.samples import SAMPLES
 
@@ -265,10 +263,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     ),
     "lock_failed": (
         "rows jsonb",
-        (
-            "lane int2, sequence_id text, position int4, job_id text, type text, input text, reason text, last_error text, "
-            "attempt int4"
-        ),
+        ("lane int2, sequence_id text, position int4, job_id text, type text, input text, reason text, last_error text, attempt int4"),
     ),
     "find_invalid": ("rows jsonb, lanes smallint[]", "lane int2, sequence_id text"),
     "doom_jobs": ("rows jsonb", "lane int2, queue text, priority int2, type text"),
