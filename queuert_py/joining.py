@@ -9,9 +9,9 @@ from psycopg import AsyncConnection, Connection
 from typing_extensions import TypeVar
 
 from queuert_py.errors import UsageError
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.carriers import Alchemy, Psycopg, Psycopg2, carrier_of
 from queuert_py.postgres.plans import Carrier
-from queuert_py.postgres.store import Call
 
 Row = TypeVar("Row")
 

@@ -102,7 +102,7 @@ class Batch:
         """What was started, and not found."""
         for start, (id, found) in zip(self.starts, outcomes, strict=True):
             if not found:
-                known = {"queue": start.fields["queue"], "tags": start.fields.get("tags") or (), "key": start.key}
+                known: dict[str, Any] = {"queue": start.fields["queue"], "tags": start.fields.get("tags") or (), "key": start.key}
                 yield SequenceStarted(
                     sequence_id=UUID(id), type=start.fields["type"], correlation_id=start.fields.get("correlation_id"), **known
                 )

@@ -23,10 +23,11 @@ from queuert_py.job import In, Tx, current
 from queuert_py.job_types import InternalJobType, job_type_of
 from queuert_py.joining import ForeignTx, connection_of
 from queuert_py.postgres import blocking, controls
+from queuert_py.postgres.calls import READ_COMMITTED, together
 from queuert_py.postgres.controls import Changes
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.plans import Plan, carry_out
-from queuert_py.postgres.store import READ_COMMITTED, Store, together
+from queuert_py.postgres.store import Store
 from queuert_py.runtime.telling import changed
 from queuert_py.values import Continuation, Duration, Reason
 

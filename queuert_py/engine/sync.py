@@ -28,7 +28,7 @@ from queuert_py.errors import ConfigurationError, UsageError
 from queuert_py.job import current
 from queuert_py.job_types import Out
 from queuert_py.joining import ForeignTx, Row, join
-from queuert_py.postgres.store import Call
+from queuert_py.postgres.calls import Call
 from queuert_py.runtime.home import LoopThread
 from queuert_py.sequence import JobSequence
 from queuert_py.values import Duration

@@ -71,7 +71,8 @@ def stand(store: Store, ids: Iterable[str]) -> Plan[Standing]:
     missing = [id for id in parts if id not in standing]
     unwatched: list[str] = []
     for _ in range(LOOKS):
-        rest, missing = missing, []
+        rest = missing
+        missing = list[str]()
         for id, live, outcome in (yield store.read_blockers([parts[id] for id in rest])) if rest else ():
             if live or outcome == "continued":
                 unwatched.append(parts[id])

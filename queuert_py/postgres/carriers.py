@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from typing_extensions import TypeVar
 
 from queuert_py.errors import UsageError
-from queuert_py.postgres.store import PING, Call
+from queuert_py.postgres.calls import PING, Call
 
 Row = TypeVar("Row")
 

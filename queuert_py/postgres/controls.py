@@ -20,9 +20,10 @@ from queuert_py.errors import (
 )
 from queuert_py.ids import lane_of
 from queuert_py.postgres import blocking, rows
+from queuert_py.postgres.calls import RELEASE, SAVEPOINT, UNDO, Call
 from queuert_py.postgres.listener import hint
 from queuert_py.postgres.plans import Plan, T
-from queuert_py.postgres.store import RELEASE, SAVEPOINT, UNDO, Call, Store
+from queuert_py.postgres.store import Store
 from queuert_py.values import Ending, LiveJob, Step
 
 Ready = tuple[int, str, int, str, float]

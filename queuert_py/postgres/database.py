@@ -20,7 +20,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from queuert_py.decisions import health as states
 from queuert_py.decisions.faults import Fault, classify, pause, retries
 from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
-from queuert_py.postgres.store import Call, Store, together
+from queuert_py.postgres.calls import Call, together
+from queuert_py.postgres.store import Store
 
 logger = logging.getLogger("queuert_py.postgres")
 T = TypeVar("T")
@@ -213,7 +214,8 @@ class Database:
                 ) from None
             self.conninfo = make_conninfo("", **{**_DEFAULTS, **given})
         else:
-            if pooler and (not isinstance(source.kwargs, dict) or source.kwargs.get("prepare_threshold", 0) is not None):
+            given_pool: Any = source.kwargs
+            if pooler and (not isinstance(given_pool, dict) or cast("dict[str, Any]", given_pool).get("prepare_threshold", 0) is not None):
                 raise ConfigurationError("pooler=True with a pool of your own: make it with kwargs={'prepare_threshold': None}.")
             self.conninfo = make_conninfo(source.conninfo if isinstance(source.conninfo, str) else "", **_pool_keywords(source))
         self.schema = schema

@@ -7,10 +7,10 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from queuert_py.postgres import blocking
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.plans import carry_out
 from queuert_py.postgres.starts import Outcome, Start, careful
-from queuert_py.postgres.store import Call
 from queuert_py.values import LiveJob
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 from psycopg import AsyncConnection
 from typing_extensions import TypeVar
 
-from queuert_py.postgres.store import Call
+from queuert_py.postgres.calls import Call
 
 T = TypeVar("T")
 Row = TypeVar("Row")

@@ -19,9 +19,10 @@ from queuert_py.errors import BlockerError, DuplicateIdError, DuplicateKeyError,
 from queuert_py.ids import lane_of
 from queuert_py.options import span
 from queuert_py.postgres import blocking, rows
+from queuert_py.postgres.calls import RELEASE, SAVEPOINT, UNDO, Call
 from queuert_py.postgres.database import Database, deadline, fault_of, unreachable
 from queuert_py.postgres.plans import Carrier, Plan, carry_out
-from queuert_py.postgres.store import RELEASE, SAVEPOINT, UNDO, Call, Store
+from queuert_py.postgres.store import Store
 from queuert_py.values import BlockerPolicy, Dedup, LiveJob
 
 COPY_FROM = 500

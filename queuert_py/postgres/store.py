@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
-
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
-from psycopg.rows import tuple_row
 
 from queuert_py.errors import ConfigurationError
 from queuert_py.payload import PLAIN, Wire
+from queuert_py.postgres.calls import Call
 from queuert_py.values import AttemptRecord, BlockerPolicy, JobRecord, LinkRecord, LiveJob, SequenceRecord
 from queuert_py.why import Standing
 
@@ -48,56 +46,6 @@ def statements(schema: str, *, virtual: bool = False) -> Mapping[str, bytes]:
         text = fill(re.sub(r"--[^\n]*", "", file.read_text("utf-8")), schema, virtual=virtual)
         found[file.name.removesuffix(".sql")] = " ".join(text.split()).encode()
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[Row]):
-    """A statement with its parameters, and what makes a row of its answer."""
-
-    sql: bytes
-    parameters: Mapping[str, object]
-    make: Callable[[tuple[Any, ...]], Row]
-    prepared: bool = True
-    """False: planned anew each time, for the values it is given."""
-
-    async def on(self, connection: AsyncConnection[Any]) -> list[Row]:
-        """Run it here. Prepared; binary answer; whatever the connection's own row factory."""
-        async with AsyncCursor(connection, row_factory=tuple_row) as cursor:
-            await cursor.execute(self.sql, self.parameters, prepare=self.prepared, binary=True)
-            return [self.make(row) for row in await cursor.fetchall()] if cursor.description else []
-
-    def on_sync(self, connection: Connection[Any]) -> list[Row]:
-        """As `on`, for a sync connection."""
-        with Cursor(connection, row_factory=tuple_row) as cursor:
-            cursor.execute(self.sql, self.parameters, prepare=self.prepared, binary=True)
-            return [self.make(row) for row in cursor.fetchall()] if cursor.description else []
-
-
-async def together(connection: AsyncConnection[Any], *calls: Call[Any]) -> list[list[Any]]:
-    """Run several statements in one round trip; the first that fails is raised and those behind it are not executed."""
-    cursors: list[AsyncCursor[tuple[Any, ...]]] = []
-    async with connection.pipeline():
-        for call in calls:
-            cursor = AsyncCursor(connection, row_factory=tuple_row)
-            cursors.append(cursor)
-            await cursor.execute(call.sql, call.parameters, prepare=call.prepared, binary=True)
-    answers: list[list[Any]] = []
-    for call, cursor in zip(calls, cursors, strict=True):
-        answers.append([call.make(row) for row in await cursor.fetchall()] if cursor.description else [])
-    return answers
-
-
-def plain(sql: str) -> Call[tuple[Any, ...]]:
-    """A statement without parameters or tables (BEGIN, COMMIT)."""
-    return Call(sql.encode(), {}, tuple)
-
-
-BEGIN = plain("begin isolation level read committed")
-COMMIT = plain("commit")
-READ_COMMITTED = plain("set transaction isolation level read committed")
-PING = plain("select 1")
-SAVEPOINT, UNDO, RELEASE = (plain(f"{verb} savepoint queuert") for verb in ("", "rollback to", "release"))
-"""Of a plan that may have to let go of what it wrote, in whoever's transaction it runs."""
 
 
 def _first(row: tuple[Any, ...]) -> Any:

@@ -30,9 +30,9 @@ from queuert_py.failing import invalid_input
 from queuert_py.job import Job, current
 from queuert_py.job_types import InternalJobType
 from queuert_py.postgres import blocking, rows
+from queuert_py.postgres.calls import COMMIT, Call, together
 from queuert_py.postgres.database import fault_of, sever
 from queuert_py.postgres.plans import carry_out
-from queuert_py.postgres.store import COMMIT, Call, together
 from queuert_py.postgres.twins import wait_again
 from queuert_py.runtime.durable import Home
 from queuert_py.runtime.handling import Handling, Surroundings

@@ -15,8 +15,8 @@ from queuert_py.decisions import leases
 from queuert_py.decisions.faults import Fault
 from queuert_py.decisions.pace import claim_size, poll_after
 from queuert_py.postgres import rows
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.database import Database, Link, fault_of
-from queuert_py.postgres.store import Call
 from queuert_py.runtime.scans import Scans
 from queuert_py.runtime.settings import Settings
 from queuert_py.sequence import BlockerEnding

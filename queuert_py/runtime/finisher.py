@@ -21,9 +21,10 @@ from queuert_py import payload
 from queuert_py.decisions.faults import Fault, pause
 from queuert_py.errors import SequenceNotFoundError, UsageError
 from queuert_py.postgres import blocking, rows
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.database import Database, Link, fault_of
 from queuert_py.postgres.plans import carry_out
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.store import Store
 from queuert_py.runtime.answers import Answers
 from queuert_py.runtime.attempt import Attempt
 from queuert_py.values import Block, Delay, Doom, Ending, LiveJob, Step, Suspend, Verdict

@@ -24,8 +24,8 @@ from psycopg import Connection
 
 from queuert_py.decisions.leases import renew_every, trusted_until
 from queuert_py.postgres import rows
+from queuert_py.postgres.calls import PING
 from queuert_py.postgres.database import Database, sever
-from queuert_py.postgres.store import PING
 from queuert_py.runtime.attempt import Attempt
 
 logger = logging.getLogger("queuert_py.worker")

@@ -18,8 +18,8 @@ from queuert_py.decisions.phases import Kind
 from queuert_py.errors import JobDeletedError, LeaseLostError, PhaseError, TransactionAbortedError, TransactionEscapedError
 from queuert_py.job import Job, SyncConnection
 from queuert_py.middleware import Middleware, phase_hooks
+from queuert_py.postgres.calls import BEGIN, COMMIT, together
 from queuert_py.postgres.database import Database, fault_of
-from queuert_py.postgres.store import BEGIN, COMMIT, together
 from queuert_py.postgres.twins import make_sync_twin, refuse, sync_twin, wait_again
 from queuert_py.runtime.callbacks import call_back
 from queuert_py.runtime.durable import Durable, Keeps

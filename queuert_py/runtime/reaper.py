@@ -17,8 +17,8 @@ from psycopg import AsyncConnection
 from queuert_py import payload
 from queuert_py.decisions import judge
 from queuert_py.decisions.leases import renew_every
+from queuert_py.postgres.calls import together
 from queuert_py.postgres.database import Database, Link
-from queuert_py.postgres.store import together
 from queuert_py.runtime.finisher import settle_calls
 from queuert_py.runtime.leases import presence_class
 from queuert_py.values import Doom, Ending, LiveJob, Verdict
@@ -171,5 +171,12 @@ class Reaper:
 def blank_job(lane: int, sequence_id: str, position: int, epoch: int, type: str, attempt: int | None = None) -> LiveJob:
     """As much of a job as its ending needs."""
     blank: dict[str, Any] = dict.fromkeys(LiveJob._fields)
-    known = {"lane": lane, "sequence_id": sequence_id, "position": position, "epoch": epoch, "type": type, "attempt": attempt}
+    known: dict[str, Any] = {
+        "lane": lane,
+        "sequence_id": sequence_id,
+        "position": position,
+        "epoch": epoch,
+        "type": type,
+        "attempt": attempt,
+    }
     return LiveJob(**{**blank, **known})

@@ -21,7 +21,7 @@ from queuert_py.errors import (
     SequenceNotFoundError,
     UsageError,
 )
-from queuert_py.postgres.store import Call
+from queuert_py.postgres.calls import Call
 
 Connection = psycopg.AsyncConnection[Any]
 

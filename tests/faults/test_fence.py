@@ -14,7 +14,8 @@ import pytest
 from psycopg import AsyncConnection
 
 from queuert_py.postgres import rows
-from queuert_py.postgres.store import Store, together
+from queuert_py.postgres.calls import together
+from queuert_py.postgres.store import Store
 from queuert_py.values import Delay, Ending, LiveJob
 from tests.faults.kit import Facts
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from queuert_py.postgres.store import Call
+from queuert_py.postgres.calls import Call
 
 Mode = Literal["read", "add", "write"]
 Kind = Literal["read", "snap", "write", "commit"]

@@ -21,8 +21,9 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
+from queuert_py.postgres.calls import BEGIN, COMMIT, Call, plain
 from queuert_py.postgres.database import Database
-from queuert_py.postgres.store import BEGIN, COMMIT, Call, Store, plain
+from queuert_py.postgres.store import Store
 from tests.interleave.footprints import LOCKS, Footprint, Kind, Step, places_of
 
 Row = TypeVar("Row")

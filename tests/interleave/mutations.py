@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from queuert_py.postgres.store import BEGIN, Call, plain
+from queuert_py.postgres.calls import BEGIN, Call, plain
 from tests.interleave.catalogue import Program
 
 

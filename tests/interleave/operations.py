@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, cast
 from queuert_py.decisions import judge
 from queuert_py.errors import QueuertError
 from queuert_py.postgres import blocking, controls, rows, signals
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.controls import Changes
 from queuert_py.postgres.database import Database
 from queuert_py.postgres.plans import Plan, carry_out
 from queuert_py.postgres.starts import Start, careful
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.store import Store
 from queuert_py.runtime.finisher import settle_calls
 from queuert_py.runtime.reaper import blank_job
 from queuert_py.values import Block, Dedup, Delay, Doom, Ending, LiveJob, Step, Suspend, Verdict

@@ -6,7 +6,7 @@ import pytest
 
 from queuert_py.decisions import graph
 from queuert_py.postgres import controls
-from queuert_py.postgres.store import BEGIN
+from queuert_py.postgres.calls import BEGIN
 from tests.interleave.catalogue import CORE, Program
 from tests.interleave.kit import Lab
 from tests.interleave.mutations import MUTATIONS, Mutation

@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from queuert_py.looking import JobFilters, SequenceFilters, checked
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.calls import Call
+from queuert_py.postgres.store import Store
 from queuert_py.values import LiveJob
 
 ID = UUID("01999999-9999-7999-8999-999999999999")

@@ -13,7 +13,8 @@ import pytest
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
-from queuert_py.postgres.store import Call, Store, statements
+from queuert_py.postgres.calls import Call
+from queuert_py.postgres.store import Store, statements
 from queuert_py.runtime.watching import Row
 from queuert_py.values import AttemptRecord, JobRecord, LiveJob, SequenceRecord
 from queuert_py.why import Standing

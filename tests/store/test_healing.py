@@ -12,8 +12,8 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.database import Database, Link, fault_of
-from queuert_py.postgres.store import Call
 
 Connection = AsyncConnection[Any]
 ONE: Call[int] = Call(b"select 1", {}, lambda row: int(row[0]))

@@ -12,7 +12,8 @@ import pytest
 from psycopg import AsyncClientCursor
 
 from queuert_py.looking import JobFilters, SequenceFilters, checked
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.calls import Call
+from queuert_py.postgres.store import Store
 from tests.store.test_plans import kinds, nodes
 
 Connection = psycopg.AsyncConnection[Any]

@@ -11,8 +11,9 @@ import pytest
 from psycopg import AsyncClientCursor, AsyncConnection
 
 from queuert_py.postgres import rows
+from queuert_py.postgres.calls import Call
 from queuert_py.postgres.database import Database
-from queuert_py.postgres.store import Call, Store
+from queuert_py.postgres.store import Store
 from queuert_py.values import Ending, Step, Suspend
 from tests.store.samples import ID, LEASE, claim, live_job
 
