@@ -50,6 +50,12 @@ class InvalidInputError(UsageError):
     code = "invalid_input"
 
 
+class InvalidContinuationError(InvalidInputError):
+    """The input of a continuation that its job type refuses. `details["type"]` names the type, `details["path"]` the field."""
+
+    code = "invalid_continuation"
+
+
 class UnknownJobTypeError(UsageError, LookupError):
     """A job type that no registry of this engine declares."""
 

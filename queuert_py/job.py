@@ -266,7 +266,8 @@ class Job(Facts[In], Generic[In, Tx]):
     async def progress(self, percent: float, message: str | None = None) -> None:
         """Tell how far the job is: `engine.get_sequence(id).progress` and `engine.watch` show it. Does not wait for the database.
 
-        percent: 0 to 100, what is beyond is cut. message: its first 500 characters. Written at most once a second, the latest report.
+        percent: 0 to 100, what is beyond is cut. message: its first 500 characters. Written at most once a second, the latest report;
+        of a job that has ended nothing is kept: 100 if it has completed, else none.
         """
         self._running.progress(memo.progress(percent, message))
 
@@ -368,7 +369,9 @@ class SyncJob(Facts[In]):
     def progress(self, percent: float, message: str | None = None) -> None:
         """As Job.progress."""
 
+        put = self._running.progress
+
         async def tell() -> None:
-            self._running.progress(memo.progress(percent, message))
+            put(memo.progress(percent, message))
 
         self._crossing.ask(tell)

@@ -12,7 +12,7 @@ from uuid import UUID
 from queuert_py import payload
 from queuert_py.decisions.backoff import seconds
 from queuert_py.errors import DeclarationError, UsageError
-from queuert_py.values import ContinueOptions, Dedup, StartOptions
+from queuert_py.values import EARLIEST, LATEST, ContinueOptions, Dedup, StartOptions, storable
 
 LONGEST = timedelta(days=36_500)
 MOST_ATTEMPTS = 2**31 - 1
@@ -48,10 +48,18 @@ def needed(value: Any, name: str, *, positive: bool = False) -> timedelta:
 
 
 def instant(value: Any, name: str) -> datetime | None:
-    """An aware datetime."""
+    """An aware datetime, to compare with."""
     if value is not None and (not isinstance(value, datetime) or value.tzinfo is None):
         raise UsageError(f"{name}={value!r}: an aware datetime is needed, like datetime.now(timezone.utc) + timedelta(hours=1).")
     return value
+
+
+def due(value: Any, name: str) -> datetime | None:
+    """An aware datetime that is stored: one that Python can read back in every time zone."""
+    found = instant(value, name)
+    if found is not None and not storable(found):
+        raise UsageError(f"{name}={value!r}: an instant from {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d} (UTC) is needed.")
+    return found
 
 
 def priority(value: Any) -> int:
@@ -130,7 +138,7 @@ def bare(function: Any, call: str) -> None:
 
 def when(options: StartOptions | ContinueOptions) -> tuple[timedelta | None, datetime | None]:
     """delay and at: not both."""
-    delay, at = span(options.get("delay"), "delay"), instant(options.get("at"), "at")
+    delay, at = span(options.get("delay"), "delay"), due(options.get("at"), "at")
     if delay is not None and at is not None:
         raise UsageError("delay= and at= are both given: give one.")
     return delay, at
@@ -228,7 +236,7 @@ def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str,
     if options.get("correlation_id") is not None:
         fields["correlation_id"] = words(options.get("correlation_id"), "correlation_id", 512)
     tags: Any = options.get("tags")
-    if tags:
+    if tags is not None:
         if not isinstance(tags, (str, list, tuple, set, frozenset)):
             raise UsageError(f"tags={tags!r}: a list of words is needed.")
         fields["tags"] = [words(tag, "tags", 200) for tag in ([tags] if isinstance(tags, str) else tags)]  # pyright: ignore[reportUnknownVariableType]
@@ -256,7 +264,7 @@ def _times(fields: dict[str, Any], options: StartOptions, declared: Mapping[str,
     for name in ("expires", "deadline"):
         limit: Any = options.get(name, declared.get(name))
         if isinstance(limit, datetime):
-            fields[f"{name}_at"] = instant(limit, name).isoformat()  # type: ignore[union-attr]
+            fields[f"{name}_at"] = due(limit, name).isoformat()  # type: ignore[union-attr]
         else:
             spans[name] = span(limit, name, positive=True)
     for name, value in spans.items():

@@ -20,6 +20,8 @@ from queuert_py.runtime.waiters import Ended
 from queuert_py.sequence import JobSequence
 from queuert_py.values import AttemptRecord
 
+_UNCOUNTED = ("retried", "snoozed", "released", "validation")
+
 
 def output_of(sequence: JobSequence[Any], ended: Ended, model_of: Callable[[str, str], type[BaseModel] | None]) -> Any:
     """The output of a completed sequence. `model_of(type, name)`: the output model of the last job's own type."""
@@ -47,10 +49,21 @@ def error_of(sequence: JobSequence[Any], ended: Ended, attempts: Sequence[Attemp
             error: Mapping[str, Any] = ended.error or {}
             what = f"{error.get('type', 'error')}: {error.get('message', '')}".strip()
             return SequenceFailedError(
-                f"{name} failed in {ended.type!r} ({ended.reason}) after {len(attempts)} attempt(s): {what}\n"
+                f"{name} failed in {ended.type!r} ({ended.reason}) after {_tried(attempts, ended.reason)} attempt(s): {what}\n"
                 f"`queuert show {sequence.id}` shows it, `queuert retry {sequence.id}` runs it again.",
                 sequence_id=sequence.id,
                 reason=ended.reason or "error",
                 error=error,
                 attempts=attempts,
             )
+
+
+def _tried(attempts: Sequence[AttemptRecord], reason: str | None) -> int:
+    """How many attempts its last job has had: the log also tells of what was not charged, of retries, and of endings without a run."""
+    tried: set[tuple[int, int]] = set()
+    retries = 0
+    for each in attempts[:-1] if reason == "blocker_failed" else attempts:
+        retries += each.outcome == "retried"  # which may count from 1 again
+        if each.position == attempts[-1].position and each.attempt and each.outcome not in _UNCOUNTED:
+            tried.add((retries, each.attempt))
+    return len(tried)

@@ -149,6 +149,8 @@ def _prepare(request: Request[Any], lanes: int, wire: Wire, origin: LiveJob | No
     fields["lane"], fields["sequence_id"] = lane_of(id, lanes), id
     if origin is not None:
         _inherit(fields, origin)
+    if not fields.get("tags", True):  # [] has kept those of the handler's job away
+        del fields["tags"]
     start = Start(id, fields["lane"], fields, text, key, own_id is not None, options.dedup(request.options), sealed=wire.codec is not None)
     if blockers.ids:
         start.blockers, start.policy = list(map(str, blockers.ids)), job_type.options.get("on_blocker_failure", "hold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict
 from uuid import UUID
 
@@ -77,11 +77,11 @@ class StartOptions(TypedDict, total=False):
     delay, at: not before this long from now, or this instant (aware). Not both.
     deadline: the whole sequence has failed (reason `timeout`) if it has not ended by then (from now, or an instant).
     expires: not started by then (from now, or an instant; one that is past: at once): the sequence ends as `expired`.
-    priority: higher runs first; inherited by continuations (-32768 to 32767).
+    priority: higher runs first; inherited by continuations (-32767 to 32767).
     queue: where workers look for it (up to 40 bytes).
     max_attempts: None for ever. backoff: a fixed wait before each further attempt of the first job (10 s: see JobOptions).
     timeout: of each attempt at the first job; None: without one, whatever its job type says.
-    tags: words to find it by. correlation_id: the caller's own id, to find it by.
+    tags: words to find it by; [] in a handler: without those of its job. correlation_id: the caller's own id, to find it by.
     id: the sequence's id, by the caller; starting it again with the same type and input is a repeat and changes nothing.
     """
 
@@ -134,13 +134,22 @@ def _span(duration: Duration) -> timedelta:
         return timedelta(-1)
 
 
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""The instants that are stored: a day from what Python can hold, so that they can be read in every time zone."""
+
+
+def storable(at: datetime) -> bool:
+    """Is it an aware datetime that can be stored and read back?"""
+    return at.tzinfo is not None and EARLIEST <= at <= LATEST
+
+
 class Retry(Exception):  # noqa: N818 - a signal, not an error
     """Raised by a handler: try again after a span, or at an instant. The attempt is charged; beyond max_attempts the job fails."""
 
     def __init__(self, message: str = "", /, *, after: Duration | None = None, at: datetime | None = None) -> None:
         super().__init__(message)
-        if at is not None and (after is not None or at.tzinfo is None):
-            raise UsageError(f"{type(self).__name__}(at={at!r}): an aware datetime, and no after=.")
+        if at is not None and (after is not None or not storable(at)):
+            raise UsageError(f"{type(self).__name__}(at={at!r}): an aware datetime before {LATEST:%Y-%m-%d}, and no after=.")
         if after is not None and not timedelta(0) <= _span(after) <= timedelta(days=36_500):
             raise UsageError(f"{type(self).__name__}(after={after!r}): a timedelta or seconds, not negative.")
         self.after, self.at = after, at

@@ -181,7 +181,9 @@ def blocked(why: Why, causes: Sequence[Why], roots: Sequence[Why]) -> Why:
     more = f"; and {why.facts['blockers'] - 3} more" if why.facts["blockers"] > 3 else ""
     deeper = [each for each in roots if each.sequence_id not in {cause.sequence_id for cause in causes}]
     root = f" At the root: {deeper[0].sequence_id} ({deeper[0].type}): {deeper[0].sentence}" if deeper else ""
-    sentence = f"{why.sentence.rstrip('.')}: {said}{more}.{root}" if said else why.sentence
+    stuck = any(each.code in ("cancelled", "expired") for each in (*causes, *roots))
+    way_out = " What was cancelled or has expired never runs again: cancel or complete the sequence that waits for it." if stuck else ""
+    sentence = f"{why.sentence.rstrip('.')}: {said}{more}.{root}{way_out}" if said else why.sentence
     return Why(why.code, sentence, why.sequence_id, why.type, why.facts, tuple(causes), tuple(roots))
 
 

@@ -185,7 +185,7 @@ def test_sql_is_in_files(name: str) -> None:
         "postgres.migrate": 7,
         "testing.clock": 4,  # of test databases only
         "testing.databases": 7,
-        "postgres.store": 1,
+        "postgres.calls": 1,
         "postgres.listener": 1,
         "embedded.keeper": 9,
         "embedded.template": 9,

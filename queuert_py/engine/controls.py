@@ -237,6 +237,7 @@ class Controls(Core[Tx]):
         conditions = _which(which, job_type)
         if (wanted is None) == (not which and job_type is None):
             raise UsageError("retry_sequences() takes ids, or a filter: say which, like oldest=100 or type='resize'.")
+        self._not_itself((), tx)
         result: dict[str, str] = {}
 
         def plan(store: Store) -> Plan[tuple[None, Changes]]:
@@ -255,6 +256,7 @@ class Controls(Core[Tx]):
     ) -> dict[UUID, Cleared]:
         """Remove failed sequences (all, or those of the filter) with all that is known of them; those that an unfinished one needs stay."""
         conditions = _which(which, job_type)
+        self._not_itself((), tx)
         result: dict[str, str] = {}
 
         def plan(store: Store) -> Plan[tuple[None, Changes]]:

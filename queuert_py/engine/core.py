@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from queuert_py import failing, options
 from queuert_py.embedded import Server, open_server
-from queuert_py.errors import ConfigurationError, SchemaError, UsageError
+from queuert_py.errors import ConfigurationError, InvalidContinuationError, InvalidInputError, SchemaError, UsageError
 from queuert_py.ids import uuid7
 from queuert_py.job import Database, Tx
 from queuert_py.job_types import InternalJobType, JobTypes, job_type_of
@@ -244,7 +244,10 @@ class Core(JobTypes[Tx]):
         """Check a continuation and dump it. Raises what is the handler's fault."""
         known = self.get(continuation.job_type.name)
         blockers = Collected()
-        text = known.dump_input(continuation.input, self.wire, blockers)
+        try:
+            text = known.dump_input(continuation.input, self.wire, blockers)
+        except InvalidInputError as error:
+            raise InvalidContinuationError(str(error), **error.details) from error.__cause__
         options.known(continuation.options, ContinueOptions.__annotations__)
         delay, at = options.when(continuation.options)
         return Step(

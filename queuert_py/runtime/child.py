@@ -48,9 +48,16 @@ class _Remote:
     def connection_of(self, tx: object) -> None:
         """No transaction, no connection."""
 
+    @property
+    def durable(self) -> _Remote:
+        return self
+
+    def phase(self, kind: str) -> NoReturn:
+        self.__getattr__(kind)
+
     def __getattr__(self, name: str) -> NoReturn:
         raise PhaseError(
-            f"{name} is not to be had with isolation='process': there is no database in this process. Return the output, and write in a "
+            f"job.{name}() is not to be had with isolation='process': there is no database in this process. Return the output, and write in a "
             "job that follows (continue_with), or run this handler in a thread."
         )
 

@@ -131,7 +131,7 @@ class Durable:
     async def sleep(self, duration: Duration | None, until: datetime | None, name: str | None) -> None:
         """See `Job.sleep`."""
         self._check("sleep()")
-        span, at = options.span(duration, "duration"), options.instant(until, "until")
+        span, at = options.span(duration, "duration"), options.due(until, "until")
         if (span is None) == (at is None):
             raise UsageError("sleep() takes a duration, or until=: one of them.")
         named = self._name("sleep", name)

@@ -133,6 +133,27 @@ def steps(job: SyncJob[In]) -> Out:
     return Out(n=job.step("one", lambda: 1))
 
 
+@jobs.job_type(isolation="process", max_attempts=1)
+def calls(job: SyncJob[In]) -> Out:
+    match job.input.file:
+        case "step":
+            job.step("one", lambda: 1)
+        case "sleep":
+            job.sleep(1)
+        case "wait_for_event":
+            job.wait_for_event("event")
+        case "wait_for":
+            job.wait_for(list[Blocker[Out]]())
+        case "on_commit":
+            job.on_commit(lambda: None)
+        case "progress":
+            job.progress(5)
+        case phase:
+            with getattr(job, phase)():
+                pass
+    return Out()
+
+
 def opened(job: SyncJob[In]) -> Iterator[str]:
     note(job, "+opened")
     try:

@@ -13,7 +13,21 @@ import psycopg
 import pytest
 from pydantic import BaseModel, field_validator
 
-from queuert_py import Continuation, Depends, Engine, Job, JobSequence, JobType, JobTypes, Request, Retry, Snooze, SyncJob, continue_with
+from queuert_py import (
+    Blocker,
+    Continuation,
+    Depends,
+    Engine,
+    Job,
+    JobSequence,
+    JobType,
+    JobTypes,
+    Request,
+    Retry,
+    Snooze,
+    SyncJob,
+    continue_with,
+)
 from queuert_py.errors import DeclarationError, PhaseError
 from queuert_py.middleware import Middleware
 from queuert_py.testing import run_handler
@@ -423,3 +437,48 @@ def test_a_handler_that_takes_no_batch_is_refused(handler: Any, says: str) -> No
 def test_a_batch_holds_at_least_one(size: int) -> None:
     with pytest.raises(DeclarationError, match="size="):
         JobTypes().batch_type("work", size=size)(one_job)  # type: ignore[arg-type] # pyright: ignore
+
+
+async def test_its_jobs_have_blockers_callbacks_progress_a_state_and_a_log(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    class Twice(BaseModel):
+        of: Blocker[Out]
+
+    committed: list[int] = []
+    states: list[dict[str, Any]] = []
+
+    @engine.job_type
+    async def single(job: Job[In]) -> Out:
+        return Out(n=job.input.n)
+
+    @engine.batch_type("twice", size=10, max_attempts=1)
+    async def twice(jobs: Sequence[Job[Twice]]) -> Sequence[Out | Exception]:
+        for job in jobs:
+            job.on_commit(partial(committed.append, job.input.of.output.n))
+            job.state["n"] = job.input.of.output.n
+            job.log.warning("at %d", job.input.of.output.n)
+            await job.progress(50)
+        states.extend(job.state for job in jobs)
+        return [Out(n=n * 2) if (n := job.input.of.output.n) < 3 else Broken() for job in jobs]
+
+    blockers = await engine.start_sequences([single(In(n=n)) for n in range(1, 4)])
+    sequences = await engine.start_sequences([twice(Twice(of=each)) for each in blockers])
+    async with engine.worker(drain=True):
+        pass
+    found = [await engine.get_sequence(each.id) for each in sequences]
+    assert [each.status for each in found] == ["completed", "completed", "failed"]
+    assert [each.output for each in found] == [{"n": 2}, {"n": 4}, None]
+    assert sorted(committed) == [1, 2], "only what has completed is committed"
+    assert sorted(each["n"] for each in states) == [1, 2, 3]
+    assert {record.__dict__["sequence_id"] for record in caplog.records if record.message.startswith("at ")} == {
+        str(each.id) for each in sequences
+    }
+
+
+async def test_run_and_map_give_it_one_job_at_a_time_or_several(engine: Engine) -> None:
+    @engine.batch_type("work", size=10)
+    async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+        return [Out(n=job.input.n + 1) for job in jobs]
+
+    async with engine:
+        assert await engine.run(work, In(n=1)) == Out(n=2)
+        assert await engine.map(work, [In(n=n) for n in range(5)], concurrency=3) == [Out(n=n + 1) for n in range(5)]

@@ -142,6 +142,16 @@ async def test_phases_and_steps_are_refused_with_what_to_do_instead(engine: Engi
     assert "isolation='process'" in str(failed.error["message"])
 
 
+@pytest.mark.parametrize(
+    "call", ["step", "sleep", "wait_for_event", "wait_for", "on_commit", "progress", "prepare", "finalize", "atomic"]
+)
+async def test_what_is_refused_is_named_as_it_was_called(engine: Engine, call: str) -> None:
+    async with engine.worker():
+        failed = await failure(await engine.start_sequence(isolated.calls, In(file=call)))
+    assert failed.error["type"] == "PhaseError"
+    assert str(failed.error["message"]).startswith(f"job.{call}() is not to be had with isolation='process'")
+
+
 # --- it is killed for real
 
 
@@ -283,6 +293,12 @@ def test_a_handler_inside_a_function_cannot_be_imported_and_is_refused() -> None
         @JobTypes().job_type(isolation="process")
         def inner(job: SyncJob[In]) -> Out:
             return Out()
+
+
+async def test_run_and_map_work_in_processes_as_well(engine: Engine) -> None:
+    async with engine:
+        assert await engine.run(isolated.contract, In(n=1)) == Out(n=2)
+        assert await engine.map(isolated.contract, [In(n=n) for n in range(3)], concurrency=2) == [Out(n=n + 1) for n in range(3)]
 
 
 def decorated(job: SyncJob[In]) -> Out:

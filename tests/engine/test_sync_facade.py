@@ -447,7 +447,8 @@ def test_a_django_view_starts_in_its_atomic_block(engine: Engine, dsn: str) -> N
 def run(code: str, dsn: str, *, interrupt_when: str | None = None) -> subprocess.CompletedProcess[str]:
     """A script of its own; interrupted (Ctrl-C) when it has printed a word."""
     head = """
-        import os, sys, threading
+        import os, signal, sys, threading
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a process that was started in the background ignores it
         from pydantic import BaseModel
         from queuert_py import Engine, JobType
         class Number(BaseModel): value: int
@@ -465,8 +466,8 @@ def run(code: str, dsn: str, *, interrupt_when: str | None = None) -> subprocess
     assert process.stdout is not None
     before = ""
     if interrupt_when is not None:
-        while interrupt_when not in before:
-            before += process.stdout.readline()
+        while interrupt_when not in before and (line := process.stdout.readline()):
+            before += line
         process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess([], process.returncode, before + out, err)

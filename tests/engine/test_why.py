@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from queuert_py import Blocker, Engine, Fail, Job, JobSequence, JobType, Worker
-from queuert_py.errors import SequenceNotFoundError
+from queuert_py.errors import QueuertError, SequenceNotFoundError
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -237,6 +237,30 @@ async def test_a_block_names_its_causes_and_their_root(
     assert "the oven is cold" in why.sentence
     direct = await engine.why(middle.id)
     assert [each.sequence_id for each in direct.causes] == [failed.id], "what has completed is no cause"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+async def test_behind_what_never_runs_again_the_way_out_is_named(
+    engine: Engine, echo: JobType[Number, Number], fail: JobType[Number, Number], chain: JobType[Chain, Number], how: str
+) -> None:
+    way_out = "never runs again: cancel or complete the sequence that waits for it."
+    gone = await engine.start_sequence(echo, Number(), delay=3600, expires=0.001 if how == "expired" else None)
+    failed = await engine.start_sequence(fail, Number())
+    middle = await engine.start_sequence(chain, Chain(after=[gone]))
+    top = await engine.start_sequence(chain, Chain(after=[middle]))
+    other = await engine.start_sequence(chain, Chain(after=[failed]))
+    if how == "cancelled":
+        await engine.cancel_sequences([gone.id])
+    async with engine.worker(types=["fail"]):
+        with pytest.raises(QueuertError, match=how):
+            await gone.result(timeout=10)
+    for each in (middle, top):
+        code, sentence = await says(engine, each)
+        assert code == "blocked"
+        assert sentence.endswith(way_out)
+    assert way_out not in (await says(engine, other))[1], "a failed one may be retried"
+    assert await engine.complete_sequence(middle.id, Number(n=1))
+    assert (await engine.why(top.id)).code != "blocked"
 
 
 async def test_a_long_chain_is_followed_to_its_end(engine: Engine, echo: JobType[Number, Number], chain: JobType[Chain, Number]) -> None:

@@ -72,6 +72,7 @@ def requested(options: dict[str, Any]) -> Request[Any]:
         ({"delay": 0}, {"delay": "0.000000 seconds"}),
         ({"at": NOON}, {"at": "2030-06-01T12:00:00+00:00"}),
         ({"at": NOON.astimezone(timezone(timedelta(hours=-3)))}, {"at": "2030-06-01T09:00:00-03:00"}),
+        ({"at": datetime(9999, 12, 29, tzinfo=UTC)}, {"at": "9999-12-29T00:00:00+00:00"}),
         ({"expires": 60.0}, {"expires": "60.000000 seconds"}),
         ({"expires": NOON}, {"expires_at": "2030-06-01T12:00:00+00:00"}),
         ({"timeout": timedelta(seconds=9)}, {"timeout": "9.000000 seconds"}),
@@ -89,10 +90,16 @@ def test_options_become_columns(closed: Engine, options: dict[str, Any], fields:
     assert {name: made.get(name) for name in fields} == fields
 
 
+FAR = [
+    datetime(9999, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=-12))),
+    datetime(9999, 12, 31, tzinfo=UTC),
+    datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=12))),
+]
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("naive datetime", {"at": NOON.replace(tzinfo=None)}),
     ("text for an instant", {"at": "2030-06-01"}),
     ("seconds for an instant", {"at": 3.0}),
+    *((f"{name} beyond what can be read", {name: at}) for name in ("at", "expires", "deadline") for at in FAR),
     ("naive expiry", {"expires": NOON.replace(tzinfo=None)}),
     ("delay and at", {"delay": 3, "at": NOON}),
     ("negative delay", {"delay": -1}),
@@ -292,6 +299,7 @@ def test_a_signal_carries_when(kind: type[Retry]) -> None:
         {"after": timedelta.max},
         {"after": timedelta(days=-3)},
         {"after": "a while"},
+        *({"at": at} for at in FAR),
     ],
     ids=repr,
 )

@@ -1,4 +1,5 @@
--- Attempts that give their job back: to be retried, snoozed, released or lost. `charge` and `crash` are added to the counters.
+-- Attempts that give their job back: to be retried, snoozed, released or lost. `charge` and `crash` are added to the counters. One with an
+-- outcome had begun, so that its `expires` is met.
 with setback as (
     select * from jsonb_to_recordset(%(rows)s::jsonb) as d (
         lane smallint, sequence_id uuid, epoch bigint, delay interval, at timestamptz, charge integer, crash integer, outcome text,
@@ -14,7 +15,7 @@ with setback as (
 ), back as (
     update /* schema */live_job l
     set leased_by = null, leased_until = null, claim_token = null, begun = false, epoch = l.epoch + 1,
-        memo = l.memo - array['waiting', 'sleeping'],
+        memo = l.memo - array['waiting', 'sleeping'], expires_at = case when mine.outcome is null then l.expires_at end,
         attempt = l.attempt + mine.charge, crash_count = l.crash_count + mine.crash, last_error = coalesce(mine.error, l.last_error),
         run_at = case
             when mine.delay is null and mine.at is null then l.run_at
