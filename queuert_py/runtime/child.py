@@ -57,8 +57,8 @@ class _Remote:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise PhaseError(
-            f"job.{name}() is not to be had with isolation='process': there is no database in this process. Return the output, and write in a "
-            "job that follows (continue_with), or run this handler in a thread."
+            f"job.{name}() is not to be had with isolation='process': there is no database in this process. Return the output, and write "
+            "in a job that follows (continue_with), or run this handler in a thread."
         )
 
     def ask(self, fn: Callable[[], Awaitable[T]]) -> T:

@@ -20,7 +20,7 @@ from queuert_py.job_types import InternalJobType, Out
 from queuert_py.runtime.callbacks import Callback, call_back
 from queuert_py.runtime.durable import Durable, Found
 from queuert_py.runtime.handling import run_alone
-from queuert_py.sequence import Collected, JobSequence, Outputs
+from queuert_py.sequence import BlockerEnding, Collected, JobSequence, Outputs
 from queuert_py.testing.given import ending_of, model_of
 from queuert_py.values import Abort, Block, BlockerPolicy, Continuation, LiveJob, Suspended
 
@@ -51,7 +51,7 @@ async def run_handler(
         raise UsageError(f"job type {job_type.name!r} has no handler here: import the module that implements it.")
     blockers = Collected()
     text = job_type.dump_input(input, blockers=blockers)
-    outputs = Outputs({str(id): ending for id in blockers.ids if (ending := ending_of(id)) is not None})
+    outputs = Outputs({str(id): ending_of(id) or BlockerEnding(None) for id in blockers.ids})
     try:
         checked = job_type.load_input(text, outputs)
     except ValidationError as error:

@@ -112,7 +112,7 @@ def test_the_app_is_looked_up_in_its_folder_only(spawn: Spawn, tmp_path: Path) -
         ("double", "{n: 1}", "no JSON"),
         ("double", "[1]", "no JSON object"),
         ("double", '{"n": "x"}', "input.n"),
-        ("nope", '{"n": 1}', "known: double, fail"),
+        ("nope", '{"n": 1}', "known: after, double, fail, hold, last_words"),
     ],
 )
 def test_a_start_that_cannot_be_right(queuert: Run, type_: str, input_: str, says: str) -> None:

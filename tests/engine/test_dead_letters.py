@@ -333,3 +333,34 @@ async def test_an_unknown_type_stays_pending(dsn: str, engine: Engine, switch: S
         sequence = await other.start_sequence(elsewhere, Number(n=1))
     await drain(engine)
     assert (await engine.get_sequence(sequence.id)).status == "pending"
+
+
+@pytest.mark.parametrize("verb", ["retry", "retry by a filter", "clear"])
+async def test_inside_a_phase_they_are_changed_in_its_transaction(engine: Engine, switch: Switch, verb: str) -> None:
+    refused: list[str] = []
+    (failed,) = await failed_ones(engine, switch, 1)
+
+    async def change(tx: Connection | None = None) -> None:
+        if verb == "clear":
+            await engine.clear_failed(type="lamp", tx=tx)
+        elif verb == "retry":
+            await engine.retry_sequences([failed.id], tx=tx)
+        else:
+            await engine.retry_sequences(type="lamp", tx=tx)
+
+    @engine.job_type(max_attempts=1)
+    async def repair(job: Job[Number]) -> Number:
+        async with job.finalize() as tx:
+            try:
+                await change()
+            except UsageError as error:
+                refused.append(str(error))
+            await change(tx)
+            raise RuntimeError("rolled back")
+
+    sequence = await engine.start_sequence(repair, Number(n=1))
+    async with engine.worker(types=["repair"]):
+        with pytest.raises(SequenceFailedError, match="rolled back"):
+            await sequence.result(timeout=20)
+    assert refused == ["inside a phase this must be part of its transaction: pass tx=tx."]
+    assert (await engine.get_sequence(failed.id)).status == "failed"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from queuert_py import Continuation, Engine, InternalJobType, Job, JobType, JobTypes, continue_with
-from queuert_py.errors import InvalidContinuationError, InvalidInputError, SequenceFailedError, UsageError
+from queuert_py.errors import InvalidContinuationError, InvalidInputError, SequenceFailedError
 from queuert_py.postgres.starts import COPY_FROM
 from tests.engine.kit import Number
 
@@ -91,7 +90,7 @@ async def test_a_continuation_whose_input_is_refused_fails_the_job(engine: Engin
     @engine.job_type
     async def first(job: Job[Number]) -> Continuation[Number]:
         runs.append(job.attempt)
-        return continue_with(note, Number.model_construct(n="many"))  # type: ignore[arg-type]
+        return continue_with(note, Number.model_construct(n="many"))
 
     sequence = await engine.start_sequence(first, Number(n=1))
     async with engine.worker():
@@ -105,7 +104,7 @@ async def test_a_continuation_whose_input_is_refused_fails_the_job(engine: Engin
 async def test_so_it_is_when_a_job_is_completed_from_outside(engine: Engine, note: JobType[Number, Number]) -> None:
     sequence = await engine.start_sequence(note, Number(n=1), delay=3600)
     with pytest.raises(InvalidContinuationError, match=r"input\.n") as refused:
-        await engine.complete_sequence(sequence.id, continue_with(note, Number.model_construct(n="many")))  # type: ignore[arg-type]
+        await engine.complete_sequence(sequence.id, continue_with(note, Number.model_construct(n="many")))
     assert isinstance(refused.value, InvalidInputError)
     assert (refused.value.code, refused.value.details["path"]) == ("invalid_continuation", "input.n")
     assert (await engine.get_sequence(sequence.id)).status == "scheduled"
@@ -144,41 +143,3 @@ async def test_children_have_the_tags_unless_they_are_given_others_or_none(engin
     assert {each.input["n"]: list(each.tags) for each in page} == {1: ["spring"], 2: ["own"], 3: []}
     plain = await engine.start_sequence(note, Number(n=4), tags=[])
     assert list((await engine.get_sequence(plain.id)).tags) == []
-
-
-# --- inside a phase
-
-
-@pytest.mark.parametrize("verb", ["retry", "retry by a filter", "clear"])
-async def test_what_is_failed_is_changed_in_the_transaction_of_the_phase(engine: Engine, verb: str) -> None:
-    calls: dict[str, Any] = {
-        "retry": lambda id, **how: engine.retry_sequences([id], **how),
-        "retry by a filter": lambda id, **how: engine.retry_sequences(type="broken", **how),
-        "clear": lambda id, **how: engine.clear_failed(type="broken", **how),
-    }
-    refused: list[str] = []
-
-    @engine.job_type(max_attempts=1)
-    async def broken(job: Job[Number]) -> Number:
-        raise ValueError("broken")
-
-    failed = await engine.start_sequence(broken, Number(n=1))
-    async with engine.worker(drain=True):
-        pass
-
-    @engine.job_type(max_attempts=1)
-    async def repair(job: Job[Number]) -> Number:
-        async with job.finalize() as tx:
-            try:
-                await calls[verb](failed.id)
-            except UsageError as error:
-                refused.append(str(error))
-            await calls[verb](failed.id, tx=tx)
-            raise ValueError("rolled back")
-
-    sequence = await engine.start_sequence(repair, Number(n=1))
-    async with engine.worker(types=["repair"]), asyncio.timeout(TIMEOUT):
-        with pytest.raises(SequenceFailedError, match="rolled back"):
-            await sequence.result()
-    assert refused == ["inside a phase this must be part of its transaction: pass tx=tx."]
-    assert (await engine.get_sequence(failed.id)).status == "failed"

@@ -142,9 +142,7 @@ async def test_phases_and_steps_are_refused_with_what_to_do_instead(engine: Engi
     assert "isolation='process'" in str(failed.error["message"])
 
 
-@pytest.mark.parametrize(
-    "call", ["step", "sleep", "wait_for_event", "wait_for", "on_commit", "progress", "prepare", "finalize", "atomic"]
-)
+@pytest.mark.parametrize("call", ["step", "sleep", "wait_for_event", "wait_for", "on_commit", "progress", "prepare", "finalize", "atomic"])
 async def test_what_is_refused_is_named_as_it_was_called(engine: Engine, call: str) -> None:
     async with engine.worker():
         failed = await failure(await engine.start_sequence(isolated.calls, In(file=call)))

@@ -217,6 +217,7 @@ async def test_what_the_model_refuses_fails_at_pickup(engine: Engine, db: Connec
         "'ship', '{}', priority => 32768",
         "'ship', '{}', max_attempts => 0",
         "'ship', '{}', delay => '-1 second'",
+        "'ship', '{}', delay => '9000 years'",
     ],
 )
 async def test_what_python_refuses_is_refused(db: Connection, arguments: str) -> None:

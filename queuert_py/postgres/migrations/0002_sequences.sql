@@ -147,8 +147,8 @@ begin
         raise exception 'start_sequence: a queue has 1 to 40 bytes' using errcode = '22023';
     elsif start_sequence.priority is null or start_sequence.priority not between -32767 and 32767 then
         raise exception 'start_sequence: priority is from -32767 to 32767' using errcode = '22023';
-    elsif start_sequence.max_attempts < 1 or start_sequence.delay < interval '0' then
-        raise exception 'start_sequence: max_attempts is at least 1, delay not negative' using errcode = '22023';
+    elsif start_sequence.max_attempts < 1 or start_sequence.delay not between interval '0' and interval '36500 days' then
+        raise exception 'start_sequence: max_attempts is at least 1, delay not negative, at most 36500 days' using errcode = '22023';
     end if;
     -- A UUIDv7: milliseconds, the version, and what was random already.
     bytes := overlay(bytes placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6);
