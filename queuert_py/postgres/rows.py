@@ -48,14 +48,18 @@ def end_row(job: LiveJob, ending: Ending, key: str | None = None) -> str:
     )
 
 
+_COMPENSATES = ',"compensates":true'
+
+
 def step_row(job: LiveJob, step: Step, handoff: bool, more: Mapping[str, Any] | None = None) -> str:
     """A continuation. `more`: the columns of one that waits for blockers."""
+    rest = f"{_COMPENSATES if step.failure else ''}{_more(more)}"
     return (
         f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"job_id":"{step.job_id}","type":{quote(step.type)},'
         f'"queue":{quote(step.queue)},"priority":{"null" if step.priority is None else step.priority},"input":{step.input},'
         f'"at":{instant(step.at)},"delay":{interval(step.delay)},'
         f'"max_attempts":{"null" if step.max_attempts is None else step.max_attempts},"timeout":{interval(step.timeout)},'
-        f'"handoff":{"true" if handoff else "false"},"compensates":{"true" if step.failure else "false"}{_more(more)}}}'
+        f'"handoff":{"true" if handoff else "false"}{rest}}}'
     )
 
 

@@ -429,8 +429,9 @@ async def test_a_retry_may_not_close_a_ring(engine: Engine, parts: Parts, db: ps
             await dependent.result(timeout=TIMEOUT)
         behind.append(dependent)
         await engine.retry_sequences([blocker.id])
-        while await status(engine, blocker) != "blocked":
-            await asyncio.sleep(0)
+        async with asyncio.timeout(TIMEOUT):
+            while await status(engine, blocker) != "blocked":
+                await asyncio.sleep(0)
         if own_transaction:
             async with db.transaction():
                 answer = await engine.retry_sequences([dependent.id], tx=db)
