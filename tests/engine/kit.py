@@ -35,13 +35,10 @@ class Runs:
         finally:
             self.ended.set()
 
-    async def until_blocked(self, engine: Engine) -> None:
-        """Until some connection waits for a lock that another one holds."""
-        async with engine.database.connection() as connection:
-            while True:
-                cursor = await connection.execute(
-                    "select count(*) from pg_stat_activity where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"
-                )
-                row = await cursor.fetchone()
-                if row is not None and row[0]:
-                    return
+
+async def until_blocked(engine: Engine) -> None:
+    """Until some connection to the engine's database waits for a lock that another one holds."""
+    blocked = b"select from pg_stat_activity where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"
+    async with engine.database.connection() as connection:
+        while await (await connection.execute(blocked)).fetchone() is None:
+            await asyncio.sleep(0)

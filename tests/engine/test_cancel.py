@@ -15,7 +15,7 @@ from queuert_py import Blocker, Continuation, Engine, Job, JobSequence, SyncJob,
 from queuert_py.engine import controls
 from queuert_py.errors import SequenceCancelledError, SequenceFailedError, UsageError
 from queuert_py.events import JobContinued, JobEnded, JobEvent, JobRevived
-from tests.engine.kit import Number, Runs
+from tests.engine.kit import Number, Runs, until_blocked
 
 Db = AsyncConnection[tuple[object, ...]]
 
@@ -158,7 +158,7 @@ async def test_a_handler_that_is_just_completing_wins(engine: Engine, runs: Runs
     async with engine.worker():
         await runs.begun.wait()
         cancelling = asyncio.create_task(engine.cancel_sequences([sequence.id]))
-        await runs.until_blocked(engine)
+        await until_blocked(engine)
         runs.go_on.set()
         assert await cancelling == {sequence.id: "completed"}
     assert runs.reasons == []

@@ -23,7 +23,7 @@ from queuert_py.errors import (
     UnknownJobTypeError,
     UsageError,
 )
-from tests.engine.kit import Number, Runs
+from tests.engine.kit import Number, Runs, until_blocked
 
 Db = AsyncConnection[tuple[Any, ...]]
 
@@ -261,7 +261,7 @@ async def test_a_chain_that_moves_on_meanwhile_is_not_completed_at_its_next_job(
     async with engine.worker(shutdown_timeout=0):
         await runs.begun.wait()
         completing = asyncio.create_task(engine.complete_sequence(sequence.id, Number(n=9)))
-        await runs.until_blocked(engine)
+        await until_blocked(engine)
         runs.go_on.set()
         with pytest.raises(SequenceMovedError, match="gone on to job 1"):
             await completing

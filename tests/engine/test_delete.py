@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Job, JobSequence, JobType, continue_with
 from queuert_py.errors import JobDeletedError, SequenceHasDependentsError, SequenceNotFoundError, UsageError
-from tests.engine.kit import Number, Runs
+from tests.engine.kit import Number, Runs, until_blocked
 
 Db = AsyncConnection[tuple[Any, ...]]
 
@@ -210,14 +210,12 @@ async def test_an_edge_that_comes_while_a_deletion_holds_the_row_waits_and_then_
         await starting
 
 
-async def test_a_deletion_that_comes_while_an_edge_is_added_waits_and_then_refuses(
-    engine: Engine, types: Types, db: Db, runs: Runs
-) -> None:
+async def test_a_deletion_that_comes_while_an_edge_is_added_waits_and_then_refuses(engine: Engine, types: Types, db: Db) -> None:
     blocker = await engine.start_sequence(types.note, Number(n=1), delay=3600)
     async with db.transaction():
         dependent = await engine.start_sequence(types.wait, Needs(number=blocker), tx=db)
         deleting = asyncio.create_task(engine.delete_sequences([blocker.id]))
-        await runs.until_blocked(engine)
+        await until_blocked(engine)
     with pytest.raises(SequenceHasDependentsError) as refused:
         await deleting
     assert refused.value.dependents == {blocker.id: [dependent.id]}

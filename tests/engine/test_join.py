@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from queuert_py import Blocker, Engine, JobType, join
 from queuert_py.errors import UsageError
 from queuert_py.postgres.carriers import numbered
+from tests.engine.kit import until_blocked
 from tests.engine.test_sqlalchemy import url_of
 
 asyncpg: Any = importlib.import_module("asyncpg")
@@ -289,9 +290,7 @@ async def test_a_sync_transaction_that_waits_for_a_lock_does_not_hold_the_event_
     with psycopg.connect(dsn) as one, psycopg.connect(dsn) as two:
         first = await engine.start_sequence(Greet, Note(text="one"), key="k", tx=join(one))
         waiting = asyncio.create_task(engine.start_sequence(Greet, Note(text="two"), key="k", tx=join(two)))
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as looks:
-            while not await (await looks.execute("select 1 from pg_locks where not granted")).fetchone():
-                await asyncio.sleep(0)
+        await until_blocked(engine)
         one.commit()
         second = await waiting
     assert (second.id, second.deduplicated) == (first.id, True)

@@ -24,6 +24,13 @@ from queuert_py.errors import UsageError
 Connection = psycopg.AsyncConnection[Any]
 
 
+_LOCKS = (
+    "(select count(*) from pg_locks where locktype = 'advisory' and database = "
+    "(select oid from pg_database where datname = current_database()))"
+)
+"""How many advisory locks are held in this database: those of others, on the same server, are none of ours."""
+
+
 class Number(BaseModel):
     n: int
 
@@ -120,8 +127,7 @@ async def test_it_leaves_nothing_in_a_session_and_nothing_behind(engine: Engine,
     async def look() -> None:
         query = (
             "select (select count(*) from queuert.worker), "
-            "(select count(*) from pg_locks l join pg_database d on d.oid = l.database "
-            "where l.locktype = 'advisory' and d.datname = current_database()), "
+            f"{_LOCKS}, "
             "(select count(*) from pg_stat_activity where datname = current_database() and application_name = 'queuert:listen')"
         )
         seen.append(await (await db.execute(query)).fetchone())
@@ -246,8 +252,7 @@ async def test_a_worker_behind_a_pooler_holds_no_session_lock_and_polls(pooler: 
     async with engine, engine.worker(poll_interval=0.05):
         sequence = await engine.start_sequence(note, Number(n=1))
         assert (await sequence.result(timeout=10)).n == 1
-        locks = "select count(*) from pg_locks where locktype = 'advisory'"
-        assert await (await db.execute(locks)).fetchone() == (0,)
+        assert await (await db.execute(f"select {_LOCKS}")).fetchone() == (0,)
 
 
 async def test_a_short_process_does_its_round_and_ends(engine: Engine, dsn: str, tmp_path: Path) -> None:

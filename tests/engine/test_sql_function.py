@@ -16,6 +16,7 @@ from queuert_py import Engine, Job, JobType
 from queuert_py.errors import InvalidInputError, SequenceFailedError, UsageError
 from queuert_py.ids import lane_of
 from queuert_py.payload import digest
+from tests.engine.kit import until_blocked
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -114,8 +115,7 @@ async def test_a_key_that_another_transaction_holds_is_waited_for(engine: Engine
     async with await psycopg.AsyncConnection.connect(dsn) as one, await psycopg.AsyncConnection.connect(dsn) as two:
         first = await start(one, "'ship', '{\"id\": 1}', key => 'k'")
         waiting = asyncio.create_task(start(two, "'ship', '{\"id\": 2}', key => 'k'"))
-        while not await (await db.execute("select 1 from pg_locks where not granted")).fetchone():
-            await asyncio.sleep(0)
+        await until_blocked(engine)
         await one.rollback()
         second = await waiting
         assert second != first
@@ -134,8 +134,7 @@ async def test_a_holder_that_ends_between_two_looks_leaves_its_key(engine: Engin
         async with await psycopg.AsyncConnection.connect(dsn) as two:
             await db.execute("select pg_advisory_lock(7)")
             waiting = asyncio.create_task(start(two, "'ship', '{\"id\": 2}', key => 'k'"))
-            while not await (await db.execute("select 1 from pg_locks where locktype = 'advisory' and not granted")).fetchone():
-                await asyncio.sleep(0)
+            await until_blocked(engine)
             await engine.cancel_sequences([first])
             await db.execute("select pg_advisory_unlock(7)")
             second = await waiting
