@@ -70,7 +70,7 @@ class Completion:
             held.attempt,
             held.running,
             held.created_at,
-            lambda: known.load_input(self._engine.wire.open(held.input)),
+            lambda: known.load_input(held.input),
         )
         given = [job, tx.transaction if isinstance(tx, ForeignTx) else tx][: _parameters(self._outcome)]
         value = self._outcome(*given)

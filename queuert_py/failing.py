@@ -54,7 +54,7 @@ def failure_of(job: LiveJob, ending: Ending, wire: Wire) -> Failure:
     error = cast("Mapping[str, Any]", from_json(ending.error or "{}"))
     job_id = UUID(job.job_id) if job.job_id else id
     attempt = job.attempt if ending.charged else job.attempt - 1
-    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, attempt, from_json(wire.open(job.input)))
+    return Failure(id, job_id, job.type, job.position, ending.reason or "error", error, attempt, wire.opened(from_json(job.input)))
 
 
 def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: Failure, *, lanes: int, wire: Wire) -> str:
@@ -91,7 +91,7 @@ def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire
 
 
 def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], wire: Wire) -> str:
-    value, before = given, from_json(wire.open(failed.input))
+    value, before = given, wire.opened(from_json(failed.input))
     if callable(given) and not isinstance(given, BaseModel):
         error = from_json(failed.error or "{}")
         ids = UUID(failed.sequence_id), UUID(failed.job_id)
@@ -139,8 +139,10 @@ def fingerprint(model: type[BaseModel]) -> str | None:
     return sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def invalid_input(job_type: InternalJobType[Any, Any], error: ValidationError | NotImplementedError) -> Ending:
-    """A stored input that its model refuses: no attempt is charged, and a worker with another model tries it again."""
+def invalid_input(job_type: InternalJobType[Any, Any], error: ValidationError | NotImplementedError | payload.Sealed) -> Ending:
+    """A stored input that its model refuses, or that no codec opens: no attempt is charged, and a worker with another model, or any that
+    starts later, tries it again."""
     known: dict[str, Any] = from_json(payload.error_json(error))
-    known["attrs"]["input_schema"] = fingerprint(job_type.contract.input)  # null is never another one
+    sealed = isinstance(error, payload.Sealed)
+    known["attrs"]["input_schema"] = "sealed" if sealed else fingerprint(job_type.contract.input)  # null is never another one
     return Ending("failed", reason="validation", error=to_json(known).decode(), charged=False)

@@ -119,7 +119,8 @@ class InternalJobType(Generic[In_contra, Out_co]):
         return model.model_validate(dict(cast("Mapping[str, Any]", value)))
 
     def load_input(self, text: str, context: Any = None) -> BaseModel:
-        """The input as its handler sees it. pydantic's ValidationError when the model refuses what is stored."""
+        """The input as its handler sees it. pydantic's ValidationError when the model refuses what is stored; Sealed."""
+        text = payload.refuse_sealed(text)
         return cast("BaseModel", self.contract.input.__pydantic_validator__.validate_json(text, context=context))
 
     def dump_output(self, value: Any, wire: Wire = payload.PLAIN) -> tuple[str, str | None]:

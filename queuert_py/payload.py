@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import traceback
@@ -16,6 +17,7 @@ from pydantic_core import PydanticSerializationError, SchemaSerializer, from_jso
 
 from queuert_py.errors import QueuertError
 
+logger = logging.getLogger("queuert_py.engine")
 MAX_PAYLOAD = 1024 * 1024
 _ERROR_TEXT = 10_000
 _SEAL = "~q1:"
@@ -48,9 +50,25 @@ class Wire:
         return self.codec.decode(b64decode(text[1 + len(_SEAL) : -1])).decode()
 
     def opened(self, value: Any) -> Any:
-        """As `open`, for a payload that was parsed already."""
-        sealed = isinstance(value, str) and value.startswith(_SEAL)
-        return from_json(self.open(f'"{value}"')) if self.codec is not None and sealed else value
+        """As `open`, for a payload of a row, as text or parsed; one that the codec cannot open stays as it is: others are read with it."""
+        try:
+            if isinstance(value, str) and value.startswith(_SEAL):
+                return from_json(self.open(f'"{value}"'))
+            return self.open(value) if isinstance(value, str) else value
+        except Exception as error:
+            logger.error("a stored payload cannot be opened by the codec: %s: %s", type(error).__name__, error)
+            return value
+
+
+class Sealed(ValueError):  # noqa: N818 - becomes an ending with the reason validation, or the error of one waiter
+    """A stored payload that this engine cannot open."""
+
+
+def refuse_sealed(text: str) -> str:
+    """A payload as the store gave it. Sealed, if it could not be opened."""
+    if text.startswith(f'"{_SEAL}'):
+        raise Sealed("the stored payload is sealed: this engine has no codec, or one with another key.")
+    return text
 
 
 PLAIN = Wire()

@@ -16,6 +16,7 @@ from queuert_py.errors import (
     SequenceFailedError,
     SequenceNotFoundError,
 )
+from queuert_py.payload import Sealed, refuse_sealed
 from queuert_py.runtime.waiters import Ended
 from queuert_py.sequence import JobSequence
 from queuert_py.values import AttemptRecord
@@ -28,11 +29,15 @@ def output_of(sequence: JobSequence[Any], ended: Ended, model_of: Callable[[str,
     if ended.output_type is None:
         return None
     model = (sequence.outputs or {}).get(ended.output_type) or model_of(ended.type or "", ended.output_type)
+    try:
+        output = refuse_sealed(ended.output or "null")
+    except Sealed as error:
+        raise InvalidOutputError(f"sequence {sequence.id} completed, but its output cannot be read: {error}") from error
     if model is None and sequence.outputs is None:  # started without its models: as it is stored
-        return from_json(ended.output or "null")
+        return from_json(output)
     if model is None:
         raise InvalidOutputError(f"sequence {sequence.id} returned a {ended.output_type}, which {sequence.type!r} does not declare.")
-    return model.__pydantic_validator__.validate_json(ended.output or "null")
+    return model.__pydantic_validator__.validate_json(output)
 
 
 def error_of(sequence: JobSequence[Any], ended: Ended, attempts: Sequence[AttemptRecord]) -> QueuertError:

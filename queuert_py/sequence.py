@@ -13,6 +13,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema, from_json
 
 from queuert_py.errors import BlockerFailedError, UsageError
+from queuert_py.payload import refuse_sealed
 from queuert_py.values import Duration, Out_co
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def read_output(ending: BlockerEnding, models: Mapping[str, type[BaseModel]]) ->
     if model is None:
         declared = " | ".join(models) or "no model"
         raise ValueError(f"the blocker returned a {ending.output_type}, this field declares {declared}")
-    return model.__pydantic_validator__.validate_json(ending.output or "null")
+    return model.__pydantic_validator__.validate_json(refuse_sealed(ending.output or "null"))
 
 
 class ResultSource(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import Context
 from typing import Any, Literal, overload
 
 from pydantic import BaseModel
@@ -161,7 +162,7 @@ class Works(Starts[Tx]):
             if self._here is None or self._here.shutting_down or self._here not in self._workers:
                 self.validate()
                 here = Here(self)
-                await here.start()
+                await asyncio.get_running_loop().create_task(here.start(), context=Context())  # its handlers are not the caller's alone
                 self._here = here
             return self._here
 

@@ -57,7 +57,7 @@ class Start:
     key: str | None
     own_id: bool
     dedup: Dedup | None = None
-    blockers: list[str] = field(default_factory=list[str])
+    blockers: Sequence[str] = ()
     policy: BlockerPolicy = "hold"
     sealed: bool = False
 

@@ -93,8 +93,7 @@ class Store:
         def opened(row: tuple[Any, ...]) -> Row:
             values = list(row)
             for column in columns:
-                value = values[column]
-                values[column] = self.wire.opened(self.wire.open(value) if isinstance(value, str) else value)
+                values[column] = self.wire.opened(values[column])
             return make(tuple(values))
 
         return opened

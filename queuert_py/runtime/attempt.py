@@ -124,7 +124,7 @@ class Attempt(Phases):
     async def run(self) -> None:
         """The attempt's task: from the input to a verdict in the finisher's hands, or written in the handler's own transaction."""
         current.set(self)
-        job = self.load()
+        job = None if self.detached else self.load()
         if job is None:
             return
         for tried in range(RERUNS + 1):
@@ -138,7 +138,7 @@ class Attempt(Phases):
         """The job for its handler. None: its model refuses the input, and that is what becomes of it."""
         try:
             input = self.job_type.load_input(self.row.input, Outputs(self.endings))
-        except (ValidationError, NotImplementedError) as error:
+        except (ValidationError, NotImplementedError, payload.Sealed) as error:
             self.writing = True
             self.host.decided(self, invalid_input(self.job_type, error))
             return None
@@ -299,16 +299,18 @@ class Attempt(Phases):
     # --- aborting
 
     def abort(self, reason: Abort, grace: float) -> None:
-        """Cancel the handler, again after half the grace, and detach it at its end. Ignored once it has returned."""
-        if self.writing or self.detached or self.task is None or (self.abort_reason is not None and reason != "lease_lost"):
+        """Cancel the handler, again after half the grace, and detach it at its end; one that has not begun never will. Ignored once it
+        has returned."""
+        if self.writing or self.detached or (self.abort_reason is not None and reason != "lease_lost"):
             return
         first = self.abort_reason is None
         self.abort_reason = reason
-        if self.batch is not None:  # the others go on
+        if self.batch is not None or self.job is None:
             self.detached = self.writing = True
             self.host.decided(self, self._after_abort())
-            self.batch.dropped(grace)
-        elif first:
+            if self.batch is not None:  # the others go on
+                self.batch.dropped(grace)
+        elif first and self.task is not None:
             loop = asyncio.get_running_loop()
             self.task.cancel(reason)
             self.timers = [

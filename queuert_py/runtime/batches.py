@@ -34,12 +34,13 @@ class Batches:
         """Run it with the others of its type."""
         name = attempt.job_type.name
         if name not in self._gathered:
-            asyncio.get_running_loop().call_soon(self._run, name)
+            asyncio.get_running_loop().call_soon(self._run, name, context=self._within.context.copy())
         self._gathered.setdefault(name, []).append(attempt)
 
     def _run(self, name: str) -> None:
-        attempts = self._gathered.pop(name)
-        job_type = attempts[0].job_type
+        gathered = self._gathered.pop(name)
+        job_type = gathered[0].job_type
+        attempts = [each for each in gathered if not each.detached]
         size = job_type.shape.size if job_type.shape is not None else 1
         for first in range(0, len(attempts), size):
             Batch(job_type, attempts[first : first + size], self._within)
@@ -90,7 +91,7 @@ class Batch:
     async def _handle(self) -> None:
         jobs: dict[Attempt, Job[Any, Any]] = {}
         for attempt in self._attempts:
-            job = attempt.load()
+            job = None if attempt.detached else attempt.load()
             if job is not None and await self._enter(attempt, job):
                 jobs[attempt] = job
         over = all(attempt.detached for attempt in jobs)

@@ -90,6 +90,7 @@ class Claimer:
             self._due_at = min(self._due_at, time.monotonic() + due)
         else:
             self._more = True
+            self._sated = False
             self._scans.hinted(lane, queue, priority)
         self._wake.set()
 
@@ -97,6 +98,7 @@ class Claimer:
         """Something may have been missed: claim, from the start of the queues."""
         self._scans.from_the_start()
         self._more = True
+        self._sated = False
         self._wake.set()
 
     def freed(self) -> None:

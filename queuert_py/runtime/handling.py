@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ class Surroundings:
     def __init__(self, registry: JobTypes[Any], types: Mapping[str, InternalJobType[Any, Any]]) -> None:
         self.middleware: dict[str, Sequence[Middleware[Any]]] = {name: registry.middleware_of(each) for name, each in types.items()}
         self.overrides: Mapping[Provide, Provide] = registry.overrides
+        self.context = copy_context()
+        """What each handler begins with: whoever ends, and so makes room for another, passes nothing on to it."""
         self.threads = Threads()
         self.processes = Processes()
         self._batches = Batches(self)
@@ -52,7 +55,7 @@ class Surroundings:
         if shape is not None and shape.how == "batch":
             self._batches.add(attempt)
         else:
-            attempt.task = asyncio.get_running_loop().create_task(attempt.run())
+            attempt.task = asyncio.get_running_loop().create_task(attempt.run(), context=self.context.copy())
         attempt.keep_deadline()
         if shape is None or shape.how != "process":  # there the clock begins when there is a processor for it
             attempt.begin_clock()

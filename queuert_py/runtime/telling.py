@@ -42,7 +42,7 @@ class Tells:
         row = attempt.row
         id, waiters = row.sequence_id, self._engine.waiters
         if ending.output is not None:
-            ending = replace(ending, output=self._engine.wire.open(ending.output))
+            ending = replace(ending, output=self._engine.wire.opened(ending.output))
         if waiters.awaits(id):
             output = None if ending.output_type is None else ending.output
             waiters.deliver(id, Ended(ending.outcome, ending.reason, output, ending.output_type, _error(ending.error), row.type))

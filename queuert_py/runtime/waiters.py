@@ -144,6 +144,9 @@ class Waiters:
         except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
             logger.debug("waiters look again: %s", error)
             self._later(ids)
+        except Exception:
+            logger.exception("looking at how sequences have ended failed; it is tried again")
+            self._later(ids)
 
     async def _look(self, ids: list[str], *, mark: bool) -> None:
         lanes = self._database.store.lanes

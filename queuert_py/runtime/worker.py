@@ -184,12 +184,15 @@ class Worker(Beside):
         await self.surroundings.close()
         for link in self._links:
             await link.close()
+        self._idle.set()
 
     async def drained(self) -> None:
-        """Wait until the worker runs nothing and has found nothing more to claim."""
-        while True:
-            await self._idle.wait()
+        """Wait until the worker runs nothing and has found nothing more to claim, not even of what was committed just before this call; or
+        until it is stopped."""
+        self._claimer.look()
+        while not self.shutting_down:
             self._idle.clear()
+            await self._idle.wait()
             if not self._running and not self._waiting and not self._suspects and self._claimer.sated:
                 return
 
@@ -365,7 +368,7 @@ class Worker(Beside):
             position=row.position + 1,
             epoch=row.epoch + 1,
             type=step.type,
-            input=self.wire.open(step.input),
+            input=self.wire.opened(step.input),
             attempt=1,
             crash_count=0,
             begun=True,

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from queuert_py import Blocker, Continuation, Engine, Fail, Job, continue_with
-from queuert_py.errors import SequenceFailedError
+from queuert_py.errors import InvalidOutputError, SequenceFailedError
 
 TIMEOUT = 20
 
@@ -20,11 +20,13 @@ TIMEOUT = 20
 class Masked:
     """Stands for an encryption: another text each time, and nothing of the plain one in it."""
 
+    key = 0x5A
+
     def encode(self, data: bytes, /) -> bytes:
-        return uuid4().bytes + bytes(each ^ 0x5A for each in zlib.compress(data))
+        return uuid4().bytes + bytes(each ^ self.key for each in zlib.compress(data))
 
     def decode(self, data: bytes, /) -> bytes:
-        return zlib.decompress(bytes(each ^ 0x5A for each in data[16:]))
+        return zlib.decompress(bytes(each ^ self.key for each in data[16:]))
 
 
 class Secret(BaseModel):
@@ -144,3 +146,39 @@ async def test_an_engine_without_the_codec_says_that_it_cannot_read(engine: Engi
         with pytest.raises(SequenceFailedError) as failed:
             await engine.sequence("work", sequence.id, output=Secret).result(timeout=TIMEOUT)
     assert failed.value.reason == "validation"
+
+
+class Changed(Masked):
+    """Another key."""
+
+    key = 0x3C
+
+
+class Text(RootModel[str]):
+    """Whose input may be any text, also one that stands for a sealed payload."""
+
+
+async def test_a_payload_that_cannot_be_opened_fails_alone_until_a_worker_has_the_key(engine: Engine, sealed: Engine, dsn: str) -> None:
+    """Whatever is claimed, listed or awaited together with it goes on."""
+    async with Engine(dsn, codec=Changed()) as other:
+        for each in (engine, sealed, other):
+
+            @each.job_type("work")
+            async def work(job: Job[Text]) -> Text:
+                return job.input
+
+        unread = await sealed.start_sequence("work", Text("one"), output=Text)
+        ended = await sealed.start_sequence("work", Text("two"), output=Text)
+        await sealed.complete_sequence(ended.id, Text("2"))
+        plain = [await engine.start_sequence("work", Text("three"), output=Text) for _ in range(2)]
+        async with other.worker():
+            for sequence in plain:
+                assert (await other.sequence("work", sequence.id, output=Text).result(timeout=TIMEOUT)).root == "three"
+            with pytest.raises(SequenceFailedError, match="sealed") as failed:
+                await other.sequence("work", unread.id, output=Text).result(timeout=TIMEOUT)
+            with pytest.raises(InvalidOutputError, match="sealed"):
+                await other.sequence("work", ended.id, output=Text).result(timeout=TIMEOUT)
+        assert failed.value.reason == "validation"
+        assert len(await other.list_sequences()) == 4
+    async with sealed.worker():
+        assert (await unread.result(timeout=TIMEOUT)).root == "one"

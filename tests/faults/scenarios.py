@@ -176,17 +176,20 @@ class FanIns:
     right: int
     deadlocks: int
     workers: int
+    close: int
     spread: Spans
 
     def __str__(self) -> str:
         return (
             f"{self.count} fan-ins of {WIDTH}: {self.completed} completed, {self.effects} effects, {self.right} with all outputs, "
-            f"{self.deadlocks} deadlocks, on {self.workers} processes; {self.spread}"
+            f"{self.deadlocks} deadlocks, on {self.workers} processes; {self.close} ended within {CLOSE * 1000:.0f} ms; {self.spread}"
         )
 
 
 WIDTH = 50
 """Blockers of each fan-in."""
+CLOSE = 0.050
+"""Seconds within which the blockers of a fan-in end to be counted as ended together."""
 
 
 async def fanins(dsn: str, folder: Path, *, count: int) -> FanIns:
@@ -210,5 +213,6 @@ async def fanins(dsn: str, folder: Path, *, count: int) -> FanIns:
             right=sum(output.count == WIDTH for output in outputs),
             deadlocks=await facts.one("select deadlocks from pg_stat_database where datname = current_database()") - before,
             workers=await facts.one("select count(distinct finished_by) from queuert.finished_job where type = 'noop'"),
+            close=sum(row[0] <= CLOSE for row in spans),
             spread=Spans("blockers of one fan-in ended within", [row[0] for row in spans]),
         )
