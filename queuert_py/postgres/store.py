@@ -130,9 +130,8 @@ class Store:
     def replace_waiting(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("replace_waiting", parts, _first)
 
-    def release_key(self, job: LiveJob, type: str, keys: Sequence[str]) -> Call[str]:
-        values = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch, "type": type, "keys": keys}
-        return Call(self._sql["release_key"], values, _first)
+    def release_key(self, job: LiveJob, parts: Iterable[str]) -> Call[tuple[str, str]]:
+        return self._rows("release_key", parts, tuple, lane=job.lane, sequence_id=job.sequence_id, epoch=job.epoch)
 
     # --- blockers
 
@@ -218,7 +217,7 @@ class Store:
     def count_ready(self, queues: Sequence[str], types: Sequence[str], most: int) -> Call[int]:
         return Call(self._sql["count_ready"], {"lanes": self.all_lanes, "queues": queues, "types": types, "most": most}, _first)
 
-    def list_ready(self, queues: Iterable[str]) -> Call[tuple[int, str, int, float]]:
+    def list_ready(self, queues: Iterable[str]) -> Call[tuple[int, str, int, float, float | None]]:
         return Call(self._sql["list_ready"], {"queues": rows(queues)}, tuple)
 
     def release_claim(self, worker: str, token: UUID) -> Call[str]:
@@ -351,11 +350,14 @@ class Store:
     def read_horizon(self) -> Call[tuple[datetime, list[str]]]:
         return Call(self._sql["read_horizon"], {}, tuple)
 
+    def oldest_writer(self) -> Call[datetime | None]:
+        return Call(self._sql["oldest_writer"], {}, _first)
+
     def list_news(
-        self, filters: Mapping[str, object], *, since: datetime, place: tuple[datetime, UUID, int, str] | None, limit: int
+        self, filters: Mapping[str, object], *, place: tuple[datetime, UUID, int, str], until: datetime | None, limit: int
     ) -> Call[tuple[Any, ...]]:
-        behind = dict(zip(("at", "id", "position", "kind"), place or (None,) * 4, strict=True))
-        return Call(self._sql["list_news"], {**filters, **behind, "since": since, "limit": limit}, self._opening(tuple, 11), prepared=False)
+        behind = dict(zip(("at", "id", "position", "kind"), place, strict=True))
+        return Call(self._sql["list_news"], {**filters, **behind, "until": until, "limit": limit}, self._opening(tuple, 11), prepared=False)
 
     def read_progress(self, parts: Iterable[str], filters: Mapping[str, object]) -> Call[tuple[Any, ...]]:
         return self._rows("read_progress", parts, tuple, **filters)

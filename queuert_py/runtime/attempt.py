@@ -22,6 +22,8 @@ from queuert_py.decisions.faults import Fault, pause
 from queuert_py.errors import (
     InvalidOutputError,
     LeaseLostError,
+    NotStartableError,
+    SequenceBusyError,
     SequenceNotFoundError,
     TransactionEscapedError,
     UsageError,
@@ -33,7 +35,6 @@ from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.calls import COMMIT, Call, together
 from queuert_py.postgres.database import fault_of, sever
 from queuert_py.postgres.plans import carry_out
-from queuert_py.postgres.twins import wait_again
 from queuert_py.runtime.durable import Home
 from queuert_py.runtime.handling import Handling, Surroundings
 from queuert_py.runtime.phases import ESCAPED, PhaseHost, Phases
@@ -42,6 +43,8 @@ from queuert_py.values import Abort, Continuation, Delay, Ending, LiveJob, Step,
 
 logger = logging.getLogger("queuert_py.worker")
 RERUNS = 5
+RELEASED = Delay(timedelta(seconds=1), charged=False, outcome="released")
+"""What becomes of a job whose runs have written nothing, through no fault of its own."""
 
 
 class Host(PhaseHost, Home, Protocol):
@@ -75,6 +78,7 @@ class Attempt(Phases):
         "job_type",
         "marked",
         "places",
+        "taken",
         "timers",
         "trusted",
     )
@@ -93,13 +97,14 @@ class Attempt(Phases):
         self.host = host
         self.job_type = job_type
         self.trusted = trusted
+        self.taken = time.monotonic()
         self.handoffs = handoffs
         self.endings = endings or {}
         self.begun = self.marked = row.begun
         self.detached = self.answered = False
         self.timers: list[asyncio.TimerHandle] | None = None
         self._failure: BaseException | None = None
-        self._key: str | None = None
+        self._key: tuple[str, str] | None = None
         self.places: list[tuple[int, str, int, str]] = []
         self._deadline = None if row.deadline is None else time.monotonic() + row.deadline
 
@@ -111,13 +116,36 @@ class Attempt(Phases):
         """Seconds until the sequence's deadline."""
         return None if self._deadline is None else self._deadline - time.monotonic()
 
-    def started(self, places: Sequence[tuple[int, str, int, str]], key: str | None) -> None:
+    def started(self, places: Sequence[tuple[int, str, int, str]], key: tuple[str, str] | None) -> None:
         """Sequences were started in this attempt's transaction: where (lane, queue, priority, type) there is work after its commit.
 
-        key: this sequence's own, which one of them took over; it may only end now, under that key.
+        key: this sequence's type and key, which one of them took over; it may only end now, under that key, unless that start is undone.
         """
         self.places += places
         self._key = key or self._key
+
+    def following(self, step: Step, *, watched: bool, queue: str, priority: int) -> LiveJob:
+        """The job that follows it, as it was born: leased to this worker."""
+        return self.row._replace(
+            position=self.row.position + 1,
+            epoch=self.row.epoch + 1,
+            type=step.type,
+            input=self.host.wire.opened(step.input),
+            attempt=1,
+            crash_count=0,
+            begun=True,
+            watched=watched,
+            queue=queue,
+            priority=priority,
+            max_attempts=step.max_attempts,
+            timeout=step.timeout,
+            backoff=None,
+            job_id=step.job_id,
+            origin_id=self.row.job_id or self.row.sequence_id,
+            blocker_count=0,
+            deadline=None if step.failure else self.time_left(),
+            memo=None,  # events that have come before are found when they are asked for
+        )
 
     # --- running
 
@@ -132,10 +160,15 @@ class Attempt(Phases):
                 return
             self.writing = False
         self.writing = True
-        self.host.decided(self, Delay(timedelta(seconds=1), charged=False, outcome="released"))
+        self.host.decided(self, RELEASED)
 
     def load(self) -> Job[Any, Any] | None:
-        """The job for its handler. None: its model refuses the input, and that is what becomes of it."""
+        """The job for its handler. None: its model refuses the input, or it cannot be started; that is what becomes of it."""
+        if self.row.position == 0 and not self.job_type.startable:  # started from SQL, or by its mere name elsewhere
+            refused = NotStartableError(f"{self.row.type!r} is internal: only continue_with reaches it. Start the type that leads to it.")
+            self.writing = True
+            self.host.decided(self, Ending("failed", reason="validation", error=payload.error_json(refused), charged=False))
+            return None
         try:
             input = self.job_type.load_input(self.row.input, Outputs(self.endings))
         except (ValidationError, NotImplementedError, payload.Sealed) as error:
@@ -202,10 +235,10 @@ class Attempt(Phases):
             self.host.decided(self, verdict)
             return True
         tell = await self._write_here(verdict)
-        await self._leave_late(around)
-        if tell is not None:
+        await self._leave_late(around, tell or partial(self.host.decided, self, RELEASED))
+        if tell is not None and not self.detached:
             tell()
-        return tell is not None
+        return tell is not None or self.detached
 
     async def _leave(self, around: Handling | None, error: BaseException | None) -> BaseException | None:
         """Roll back what is open, then close what stands around the handler: what that raises counts as the handler's own."""
@@ -216,16 +249,27 @@ class Attempt(Phases):
             error = interrupted
         return error if around is None else await around.close(error)
 
-    async def _leave_late(self, around: Handling | None) -> None:
-        """As `_leave`, when the transaction has committed or failed: nothing that happens now changes that."""
+    async def _leave_late(self, around: Handling | None, tell: Callable[[], None]) -> None:
+        """As `_leave`, when the transaction has committed or failed: nothing that happens now changes that. What takes longer than the
+        grace is cancelled; what ignores that is left behind.
+
+        tell: how it ends then.
+        """
         if around is None:
             return
         error: BaseException | None = TimeoutError("it took longer than the worker's grace")
+        last = asyncio.get_running_loop().call_later(1.5 * self.host.grace, self._leave_behind, tell)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.host.grace):
                 error = await around.close(self._failure)
+        last.cancel()
         if error is not None and error is not self._failure:
             logger.error("job %s (%s): what stands around its handler failed after the commit", *self._name, exc_info=error)
+
+    def _leave_behind(self, tell: Callable[[], None]) -> None:
+        self.detached = True
+        logger.error("job %s (%s): what stands around its handler ignores cancellation; detached", *self._name)
+        tell()
 
     @property
     def _name(self) -> tuple[str, str]:
@@ -340,7 +384,6 @@ class Attempt(Phases):
         self.writing = True
         connection = self._connection
         assert connection is not None  # noqa: S101
-        wait_again(connection)
         if not (isinstance(verdict, Step) or (isinstance(verdict, Ending) and verdict.outcome == "completed")):
             await self._give_back()
             return partial(self.host.decided, self, verdict)
@@ -356,12 +399,19 @@ class Attempt(Phases):
     async def _complete(self, verdict: Step | Ending, connection: AsyncConnection[Any]) -> list[list[Any]]:
         """Write and commit. A continuation with blockers looks at them first."""
         if isinstance(verdict, Step) and self._key is not None:
-            raise UsageError(f"a sequence was started with this one's own key {self._key!r}: it has to end now, it cannot continue.")
+            await self._refuse_successor(self._key, connection)
         if not (isinstance(verdict, Step) and verdict.blockers):
             return await together(connection, *self._calls(verdict), COMMIT)
         store, step = self.host.database.store, verdict
-        answers = await blocking.marking(self.host.database, lambda: carry_out(blocking.advance(store, self.row, step), connection))
+        plan = partial(blocking.advance, store, self.row, step)
+        answers = await blocking.marking(self.host.database, lambda: carry_out(plan(), connection), patience=blocking.PATIENCE_INSIDE)
         return [*answers, *await together(connection, store.assert_written(self.row, self._xid), COMMIT)]
+
+    async def _refuse_successor(self, named: tuple[str, str], connection: AsyncConnection[Any]) -> None:
+        """UsageError if what was started with this sequence's own key is still there: a savepoint may have been rolled back since."""
+        found = await self.host.database.store.find_keys([rows.key_row(self.row.lane, *named)]).on(connection)
+        if found != [(0, self.row.sequence_id)]:
+            raise UsageError(f"a sequence was started with this one's own key {named[1]!r}: it has to end now, it cannot continue.")
 
     def _calls(self, verdict: Step | Ending) -> list[Call[Any]]:
         store = self.host.database.store
@@ -371,7 +421,7 @@ class Attempt(Phases):
         else:
             own = [rows.epoch_row(self.row)]
             held = store.lock_to_delete(own)  # waits for those who are about to wait for this sequence
-            calls = [held, store.end_jobs([rows.end_row(self.row, verdict, self._key)]), store.unblock_jobs(own)]
+            calls = [held, store.end_jobs([rows.end_row(self.row, verdict, self._key and self._key[1])]), store.unblock_jobs(own)]
         return [*calls, store.assert_written(self.row, self._xid)]
 
     async def _after_failed_commit(
@@ -382,6 +432,8 @@ class Attempt(Phases):
         await self._give_back()
         if isinstance(error, (UsageError, SequenceNotFoundError)):
             return partial(self.host.decided, self, Ending("failed", reason="validation", error=payload.error_json(error)))
+        if isinstance(error, SequenceBusyError):  # a blocker's row is held: what this transaction holds may be what its holder waits for
+            return partial(self.host.decided, self, Delay(timedelta(seconds=1 + random.random()), charged=False, outcome="released"))
         if fault in (None, Fault.CONFLICT):
             return partial(self.host.decided, self, self._judge(error)) if fault is None else None
         fate = await self.host.fate(self.row)
@@ -401,9 +453,16 @@ class Attempt(Phases):
 
 
 def _caused(error: BaseException | None, cause: BaseException | None) -> bool:
-    """Is this error that one, or does it come of it?"""
-    while error is not None:
-        if error is cause:
+    """Is this error that one, or does it come of it? A group comes of each of its errors."""
+    open_, seen = [error], set[int]()  # what users chain may be a ring
+    while open_:
+        each = open_.pop()
+        if each is None or id(each) in seen:
+            continue
+        if each is cause:
             return True
-        error = error.__cause__ or error.__context__
+        seen.add(id(each))
+        open_.append(each.__cause__ or each.__context__)
+        if isinstance(each, BaseExceptionGroup):
+            open_ += cast("BaseExceptionGroup[Any]", each).exceptions
     return False

@@ -12,11 +12,10 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from queuert_py.decisions import leases
-from queuert_py.decisions.faults import Fault
-from queuert_py.decisions.pace import claim_size, poll_after
+from queuert_py.decisions.pace import Pace, claim_size, poll_after
 from queuert_py.postgres import rows
 from queuert_py.postgres.calls import Call
-from queuert_py.postgres.database import Database, Link, fault_of
+from queuert_py.postgres.database import Database, Link
 from queuert_py.runtime.scans import Scans
 from queuert_py.runtime.settings import Settings
 from queuert_py.sequence import BlockerEnding
@@ -80,6 +79,7 @@ class Claimer:
         self._empty_polls = 0
         self._passed_over = 0
         self._lost_claims: list[UUID] = []
+        self._pace = Pace()
 
     # --- reasons
 
@@ -103,6 +103,7 @@ class Claimer:
 
     def freed(self) -> None:
         """A slot is free; a reason only while there is more."""
+        self._pace.count()
         if self._more or self._slots.suspects or not self._slots.running:
             self._wake.set()
 
@@ -141,7 +142,8 @@ class Claimer:
     def _size(self) -> int:
         concurrency = self._settings.concurrency
         free = concurrency - self._slots.running
-        return claim_size(free=free, waiting=self._slots.waiting, prefetch=concurrency // 2, batch=self._settings.batch)
+        prefetch = min(concurrency // 2, self._pace.ended(time.monotonic()))
+        return claim_size(free=free, waiting=self._slots.waiting, prefetch=prefetch, batch=self._settings.batch)
 
     async def _claim_and_learn(self, size: int) -> None:
         self._more = False  # a hint that comes while the claim is under way sets it again
@@ -209,14 +211,13 @@ class Claimer:
             self._lost_claims.pop(0)
 
     async def _lease(self, token: UUID, claim: Callable[[UUID], Awaitable[list[LiveJob]]]) -> list[LiveJob]:
-        """Claim, and take what was claimed. A claim of unknown fate is released before the next one."""
+        """Claim, and take what was claimed. What was claimed for nothing, or perhaps, is released before the next claim."""
         trusted = leases.trusted_until(time.monotonic(), self._settings.lease.total_seconds())
         try:
             claimed = await claim(token)
             endings = await self._read_endings(claimed)
-        except BaseException as error:
-            if not isinstance(error, Exception) or fault_of(error) is Fault.LOST:
-                self._lost_claims.append(token)
+        except BaseException:
+            self._lost_claims.append(token)
             raise
         for row in claimed:
             self._slots.take(row, trusted, endings.get(row.sequence_id, {}))
@@ -240,7 +241,7 @@ class Claimer:
         """
         self._due_at = float("inf")
         listed = await self._link.run(self._database.store.list_ready(self._scans.queues()))
-        self._learn_due([each[3] for each in listed], short=short)
+        self._learn_due([due for *_, now, ahead in listed for due in (now, ahead) if due is not None], short=short)
         return self._scans.relist(listed)
 
     def _learn_due(self, dues: Sequence[float], *, short: bool) -> None:

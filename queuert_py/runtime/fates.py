@@ -12,6 +12,7 @@ from queuert_py.postgres import rows
 from queuert_py.postgres.database import Link
 from queuert_py.postgres.store import Store
 from queuert_py.runtime.attempt import Attempt
+from queuert_py.values import LiveJob
 
 logger = logging.getLogger("queuert_py.worker")
 
@@ -29,11 +30,12 @@ class Fates:
         self._lost = lost
         self._told: set[str] = set()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def told(self, ids: Iterable[str]) -> None:
         """Somebody has changed these. Never waits."""
         self._told.update(ids)
-        if self._told and (self._task is None or self._task.done()):
+        if self._told and not self._stopped and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._look(), name="queuert fates")
 
     def hint(self, hint: str) -> None:
@@ -41,7 +43,21 @@ class Fates:
         if hint.startswith("a:"):
             self.told([hint[2:]])
 
+    async def of(self, job: LiveJob) -> str:
+        """What became of an attempt: waits for whoever holds its row, then looks; as often as it takes."""
+        part = rows.epoch_row(job)
+        tried = 0
+        while True:
+            try:
+                answers = await self._link.transact(self._store.lock_jobs([part]), self._store.read_fates([part]))
+                return str(answers[1][0][2])
+            except (psycopg.Error, OSError) as error:
+                tried += 1
+                logger.debug("fate of %s not known yet: %s", job.sequence_id, error)
+                await asyncio.sleep(min(1.0, 0.05 * tried))
+
     async def stop(self) -> None:
+        self._stopped = True
         if self._task is not None:
             await asyncio.wait([self._task], timeout=1)
             self._task.cancel()

@@ -72,7 +72,7 @@ class Scans:
         """Take over what list_ready found; is something due under a priority that was not scanned?"""
         self._full_at = time.monotonic()
         found: dict[tuple[int, str], dict[int, float]] = {}
-        for lane, queue, priority, due in listed:
+        for lane, queue, priority, due, _ in listed:
             found.setdefault((lane, queue), {})[priority] = due
         missed = False
         for place, levels in self._levels.items():

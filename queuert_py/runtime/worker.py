@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -22,7 +22,6 @@ from queuert_py.decisions.pace import hands_off
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
 from queuert_py.payload import Wire
-from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database, Link, Report
 from queuert_py.runtime.aside import Beside
 from queuert_py.runtime.attempt import Attempt
@@ -31,6 +30,8 @@ from queuert_py.runtime.fates import Fates
 from queuert_py.runtime.finisher import Finisher
 from queuert_py.runtime.handling import Surroundings
 from queuert_py.runtime.leases import Heartbeat, identity
+from queuert_py.runtime.loops import Loops, Part
+from queuert_py.runtime.patience import Patience
 from queuert_py.runtime.reaper import Reaper
 from queuert_py.runtime.reviving import revive_invalid
 from queuert_py.runtime.services import Services
@@ -47,6 +48,7 @@ class Worker(Beside):
     """Made by `engine.worker(…)`; use it as `async with`, or `start` and `stop`."""
 
     present, listens = True, True  # does it show itself to the others, and do hints tell it of work? see runtime/once.py
+    claim_ends = 10.0  # seconds in which a claim that is under way when it stops must have ended
 
     def __init__(self, engine: Services, settings: Settings) -> None:
         self.id = f"{settings.name}-{uuid7()}"
@@ -57,8 +59,10 @@ class Worker(Beside):
         self._running: dict[str, Attempt] = {}
         self._waiting: deque[Attempt] = deque()
         self._suspects: deque[Attempt] = deque()
+        self._patience = Patience(self._waiting, self._suspects, lambda: bool(self._running), self._give_back)
         self._idle = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._leave: list[Callable[[], None]] = []
+        self._stopping: asyncio.Task[None] | None = None
         self._started = False
 
     # --- what attempts and the finisher ask for
@@ -74,6 +78,11 @@ class Worker(Beside):
     @property
     def grace(self) -> float:
         return self.settings.grace
+
+    @property
+    def cut_off(self) -> bool:
+        """Does the event loop end under it? Then everything is cancelled, whatever it does."""
+        return self._loops.cut_off
 
     def wrap(self, connection: AsyncConnection[Any]) -> AbstractAsyncContextManager[Any] | None:
         return self._engine.wrap(connection)
@@ -94,10 +103,22 @@ class Worker(Beside):
     # --- life
 
     async def start(self) -> None:
-        """Begin to work. ConfigurationError when it has been started before, or has no handler to run; UnknownJobTypeError."""
+        """Begin to work. ConfigurationError when it has been started before, or has no handler to run; UnknownJobTypeError.
+
+        A start that fails, or is cancelled, leaves nothing behind.
+        """
         if self._started:
             raise ConfigurationError("this worker has been started already: make another with engine.worker().")
+        self._assemble()
         self._started = True
+        self._heartbeat.start()
+        try:
+            await self._begin()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    def _assemble(self) -> None:
         self._loop = asyncio.get_running_loop()
         types = self._engine.job_types()
         self._types = types_of(self.settings, types)
@@ -123,14 +144,16 @@ class Worker(Beside):
         }
         shown = who if self.present and not self.database.pooler else None
         self._heartbeat = Heartbeat(self.database, shown, self.lease, self._held, self._lease_lost)
-        self._heartbeat.start()
+        self._loops = Loops(self._parts(), lambda: self.shutting_down)
+
+    async def _begin(self) -> None:
         await self._heartbeat.present.wait()
-        self._leave = [self.database.health.on_change(self._health_changed)]
+        self._leave.append(self.database.health.on_change(self._health_changed))
         if self.listens:
             self._leave.append(self._engine.listener.subscribe(self._hint, self._claimer.look))
             self._leave.append(self._engine.listener.subscribe(self.fates.hint, lambda: None))
         await revive_invalid(self.database, self._types.values(), self._ready_again)
-        self._tasks = [asyncio.create_task(self._forever(name, loop), name=f"queuert {name}") for name, loop in self._loops().items()]
+        self._loops.begin()
         self._engine.joined(self)
         logger.info("worker %s serves %s of queues %s", self.id, ", ".join(self._types), ", ".join(self._queues))
 
@@ -141,8 +164,8 @@ class Worker(Beside):
     def _new_claimer(self, scope: tuple[Sequence[str], Sequence[str]]) -> Claimer:
         return Claimer(self, self.database, self._claim_link, self.settings, scope, self._run_alone)
 
-    def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """What goes on as long as it works; claiming comes last: it is stopped first."""
+    def _parts(self) -> dict[str, Part]:
+        """What goes on as long as it works."""
         return {
             "plain": self._finisher.write_plain,
             "settle": self._finisher.settle,
@@ -153,30 +176,47 @@ class Worker(Beside):
         }
 
     async def stop(self, timeout: Duration | None = None) -> None:
-        """Stop claiming, let handlers run for `timeout` (default: shutdown_timeout), cancel the rest, write everything, leave."""
-        if not self._started or self.shutting_down:
+        """Stop claiming, let handlers run for `timeout` (default: shutdown_timeout), cancel the rest, write everything, leave.
+
+        There is one stop: whoever calls it again waits for the same end, and a caller who is cancelled does not keep it from ending.
+        """
+        if not self._started:
             return
-        self.shutting_down = True
+        if self._stopping is None:
+            self.shutting_down = True
+            self._stopping = asyncio.create_task(self._stop(timeout), name="queuert stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, timeout: Duration | None) -> None:
+        try:
+            await self._end_jobs(self.settings.shutdown_timeout if timeout is None else seconds(timeout))
+        finally:
+            try:
+                await self._end_links()
+            finally:
+                self._engine.left(self)
+
+    async def _end_jobs(self, timeout: float) -> None:
+        """Begin nothing more, and end what runs."""
         for leave in self._leave:
             leave()
-        self._engine.left(self)
         self._claimer.stop()
-        await self._ended(self._tasks[-1], 10)
+        await self._loops.last("claim", self.claim_ends)
+        self._patience.end()
         for attempt in [*self._waiting, *self._suspects]:
-            self._running[attempt.row.sequence_id] = attempt
-            self._finisher.put(attempt, Delay(None, charged=False, outcome=""))
+            self._give_back(attempt, None)
         self._waiting.clear()
         self._suspects.clear()
-        if not await self._quiet(self.settings.shutdown_timeout if timeout is None else seconds(timeout)):
+        if not await self._quiet(timeout):
             for attempt in list(self._running.values()):
                 attempt.abort("shutdown", self.settings.grace)
             if not await self._quiet(self.settings.grace + 5):
                 logger.error("%d job(s) could not be given back; their leases will end", len(self._running))
+
+    async def _end_links(self) -> None:
         await self.end_aside(self.settings.grace)
         await self.fates.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loops.end()
         await self._heartbeat.stop()
         with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
             async with asyncio.timeout(2 if self.present else 0):
@@ -216,27 +256,6 @@ class Worker(Beside):
                     await self._idle.wait()
         return True
 
-    @staticmethod
-    async def _ended(task: asyncio.Task[None], timeout: float) -> None:
-        await asyncio.wait([task], timeout=timeout)
-
-    async def _forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        """Keep a part of the worker running, whatever happens in it: a bug is logged, and tried again with growing pauses."""
-        failures = 0
-        while not self.shutting_down or name in ("plain", "settle", "edges"):
-            begun = time.monotonic()
-            try:
-                await loop()
-                return
-            except (psycopg.Error, OSError) as error:  # reconnecting is paced by the health: while it is down nothing gets here
-                logger.debug("%s interrupted: %s", name, error)
-                await asyncio.sleep(0.05 + 0.1 * random.random())
-                continue
-            except Exception:
-                logger.exception("the worker's %s loop failed; it goes on", name)
-            failures = 0 if time.monotonic() - begun > 60 else failures + 1
-            await asyncio.sleep(min(30.0, 0.1 * 2 ** min(failures, 9)) * (0.5 + random.random() / 2))
-
     # --- taking what was claimed
 
     @property
@@ -275,6 +294,12 @@ class Worker(Beside):
         else:
             self._waiting.append(attempt)
             self._fill()
+        self._patience.begin()
+
+    def _give_back(self, attempt: Attempt, rest: timedelta | None) -> None:
+        """A job that has not begun: uncharged, for any worker to take."""
+        self._running[attempt.row.sequence_id] = attempt
+        self._finisher.put(attempt, Delay(rest, charged=False, outcome=""))
 
     def _fill(self) -> None:
         """Free slots take what was prefetched."""
@@ -291,12 +316,15 @@ class Worker(Beside):
         """A job with which workers died: nothing else runs meanwhile, so that its next death blames nobody else."""
         attempt = self._suspects[0]
         marked = await self._claim_link.run(self.database.store.mark_begun(attempt.row, self.lease))
-        self._suspects.popleft()
+        if attempt not in self._suspects or self.shutting_down:  # given back meanwhile, or about to be
+            return
+        self._suspects.remove(attempt)
         if not marked:
             return
         attempt.marked = True
+        self._patience.ran(attempt.row.sequence_id)
         self._run(attempt)
-        while attempt.row.sequence_id in self._running:
+        while attempt.row.sequence_id in self._running and not self.shutting_down:
             await self._claimer.slot_change()
 
     # --- what becomes of attempts
@@ -362,28 +390,8 @@ class Worker(Beside):
         self._ready_again([(attempt.row.lane, queue, priority, step.type, due)])
 
     def _go_on(self, attempt: Attempt, step: Step, *, watched: bool, queue: str, priority: int) -> None:
-        row = attempt.row
         trusted = leases.trusted_until(time.monotonic() - 1.0, self.lease.total_seconds())
-        following = row._replace(
-            position=row.position + 1,
-            epoch=row.epoch + 1,
-            type=step.type,
-            input=self.wire.opened(step.input),
-            attempt=1,
-            crash_count=0,
-            begun=True,
-            watched=watched,
-            queue=queue,
-            priority=priority,
-            max_attempts=step.max_attempts,
-            timeout=step.timeout,
-            backoff=None,
-            job_id=step.job_id,
-            origin_id=row.job_id or row.sequence_id,
-            blocker_count=0,
-            deadline=None if step.failure else attempt.time_left(),
-            memo=None,  # events that have come before are found when they are asked for
-        )
+        following = attempt.following(step, watched=watched, queue=queue, priority=priority)
         self._run(Attempt(self, following, self._types[step.type], trusted, attempt.handoffs + 1))
 
     def delayed(self, attempt: Attempt, delay: Delay, answer: tuple[Any, ...] | None) -> None:
@@ -426,7 +434,7 @@ class Worker(Beside):
         self._claimer.look()
 
     def has_room(self) -> bool:
-        return not self._suspects and len(self._running) + len(self._waiting) < self.settings.concurrency
+        return not (self.shutting_down or self._suspects) and len(self._running) + len(self._waiting) < self.settings.concurrency
 
     def _hint(self, hint: str) -> None:
         kind, _, rest = hint.partition(":")
@@ -479,14 +487,4 @@ class Worker(Beside):
 
     async def fate(self, job: LiveJob) -> str:
         """What became of an attempt: waits for whoever holds its row, then looks."""
-        part = rows.epoch_row(job)
-        store = self.database.store
-        tried = 0
-        while True:
-            try:
-                answers = await self._settle_link.transact(store.lock_jobs([part]), store.read_fates([part]))
-                return str(answers[1][0][2])
-            except (psycopg.Error, OSError) as error:
-                tried += 1
-                logger.debug("fate of %s not known yet: %s", job.sequence_id, error)
-                await asyncio.sleep(min(1.0, 0.05 * tried))
+        return await self.fates.of(job)

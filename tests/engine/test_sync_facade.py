@@ -24,11 +24,12 @@ from pydantic import BaseModel
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from queuert_py import Blocker, Engine, Job, JobType, SyncJob, continue_with, join
+from queuert_py import Blocker, Dedup, Engine, Job, JobType, SyncJob, continue_with, join
 from queuert_py.engine.sync import SyncEngine
 from queuert_py.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
+    DuplicateKeyError,
     InvalidInputError,
     QueuertError,
     ResultTimeoutError,
@@ -302,6 +303,29 @@ def test_blockers_of_others_are_marked_apart(engine: Engine, dsn: str) -> None:
     assert engine.sync.get_sequence(second.id).status == "blocked"
 
 
+def test_threads_on_one_connection_take_turns(engine: Engine, dsn: str) -> None:
+    """Every second one meets a key that is held, and is undone: only what it has written itself."""
+    engine.sync.start_sequence(Double, Number(value=100), key="held")
+
+    def start(n: int) -> list[int]:
+        pair = Double(Number(value=2 * n), key=f"first {n}"), Double(Number(value=2 * n + 1), dedup=Dedup("held", on_match="raise"))
+        try:
+            engine.sync.start_sequences(pair if n % 2 else pair[:1] * 2, tx=connection)
+        except DuplicateKeyError:
+            return []
+        return [2 * n]
+
+    with psycopg.connect(dsn) as connection, ThreadPoolExecutor(8) as pool:
+        started = [value for values in pool.map(start, range(8)) for value in values]
+    assert sorted(each.input["value"] for each in engine.sync.list_sequences()) == [*started, 100] == [0, 4, 8, 12, 100]
+
+
+def test_what_is_no_handle_has_no_result(engine: Engine) -> None:
+    wrong: Any = None
+    with pytest.raises(UsageError, match="None is no handle"):
+        engine.sync.result(wrong)
+
+
 def test_a_session_of_sqlalchemy(engine: Engine, dsn: str) -> None:
     alchemy = create_engine(url_of(dsn))
     with Session(alchemy) as session, session.begin():
@@ -391,7 +415,7 @@ def test_a_handler_in_a_thread_starts_its_successor_under_its_own_key(dsn: str) 
             assert engine.sync.result(sequence, timeout=20).value == value
             started = list(reversed(engine.sync.list_sequences()))
             sequence = engine.sequence(tick, started[min(value, 2)].id)
-        assert len(started) == 3
+        assert len(engine.sync.list_sequences()) == 3
 
 
 # --- Django

@@ -32,7 +32,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "find_holders": ("rows jsonb", "ordinal int4, sequence_id text"),
     "undo_keyed": ("rows jsonb", ""),
     "replace_waiting": ("rows jsonb", "sequence_id text"),
-    "release_key": ("lane smallint, sequence_id uuid, epoch bigint, type text, keys text[]", "key text"),
+    "release_key": ("rows jsonb, lane smallint, sequence_id uuid, epoch bigint", "sequence_type text, key text"),
     "lock_blockers": ("rows jsonb", "sequence_id text"),
     "read_blockers": ("rows jsonb", "sequence_id text, ?column? bool, outcome text"),
     "insert_blockers": ("rows jsonb", ""),
@@ -72,7 +72,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     ),
     "list_due": ("rows jsonb", "extract float8"),
     "count_ready": ("lanes smallint[], queues text[], types text[], most int", "count int4"),
-    "list_ready": ("queues jsonb", "lane int2, queue text, priority int2, due float8"),
+    "list_ready": ("queues jsonb", "lane int2, queue text, priority int2, due float8, ahead float8"),
     "release_claim": ("lanes smallint[], worker text, token uuid", "sequence_id uuid"),
     "finish_jobs": ("rows jsonb", "sequence_id text"),
     "end_jobs": ("rows jsonb", "sequence_id text, watched bool"),
@@ -199,9 +199,10 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         "",
         "at timestamptz, array text",
     ),
+    "oldest_writer": ("", "min timestamptz"),
     "list_news": (
         (
-            "since timestamp with time zone, kinds text[], at timestamp with time zone, id uuid, position int, kind text, "
+            "at timestamp with time zone, until timestamp with time zone, id uuid, position int, kind text, kinds text[], "
             "sequence_id uuid, lane int, type text, queue text, tag text, correlation_id text, limit int"
         ),
         (

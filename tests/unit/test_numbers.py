@@ -9,7 +9,7 @@ import pytest
 
 from queuert_py.decisions.backoff import exponential, next_wait, seconds
 from queuert_py.decisions.leases import POISON, SUSPECT, renew_every, trusted_until
-from queuert_py.decisions.pace import MAX_HANDOFFS, claim_size, hands_off, poll_after
+from queuert_py.decisions.pace import MAX_HANDOFFS, Pace, claim_size, hands_off, poll_after
 from queuert_py.decisions.status import live_status
 from queuert_py.values import Backoff, Step
 
@@ -81,6 +81,17 @@ def test_jitter_takes_up_to_a_quarter() -> None:
 )
 def test_how_many_jobs_to_claim(free: int, waiting: int, prefetch: int, batch: int, size: int) -> None:
     assert claim_size(free=free, waiting=waiting, prefetch=prefetch, batch=batch) == size
+
+
+def test_as_many_are_claimed_ahead_as_have_just_ended() -> None:
+    pace = Pace()
+    assert pace.ended(1.0) == 0
+    for _ in range(3):
+        pace.count()
+    assert (pace.ended(1.05), pace.ended(1.1), pace.ended(1.15)) == (3, 3, 3)
+    pace.count()
+    assert pace.ended(1.21) == 1
+    assert pace.ended(9.0) == 0, "nothing has ended of late"
 
 
 def test_polls_calm_down_while_nothing_is_found() -> None:
