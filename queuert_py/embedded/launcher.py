@@ -285,11 +285,13 @@ class Hold:
             locks.release(lock)
 
     def wait_if_last(self, lock: int) -> None:
+        """Until the keeper has gone. Other clients hold the lock shared; the keeper, which looks whether there are any, holds it alone."""
         deadline = time.monotonic() + CLOSE_SECONDS
-        while time.monotonic() < deadline and locks.attempt(lock, fcntl.LOCK_EX):
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            if locks.is_free(self.home / "keeper.lock"):
+        while time.monotonic() < deadline and not locks.is_free(self.home / "keeper.lock"):
+            others = not locks.attempt(lock, fcntl.LOCK_EX) and locks.attempt(lock, fcntl.LOCK_SH)
+            if others and not locks.attempt(lock, fcntl.LOCK_EX):  # looked at twice: another one may just have looked as well
                 return
+            fcntl.flock(lock, fcntl.LOCK_UN)
             time.sleep(POLL_SECONDS)
 
 

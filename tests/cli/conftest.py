@@ -117,7 +117,7 @@ class Process:
                 self.lines.append(line)
                 self._news.notify_all()
 
-    def line(self, pattern: str, count: int = 1, timeout: float = 20) -> list[re.Match[str]]:
+    def line(self, pattern: str, count: int = 1, timeout: float = 60) -> list[re.Match[str]]:
         """Wait until `count` lines match."""
         until = time.monotonic() + timeout
         with self._news:
@@ -128,7 +128,7 @@ class Process:
     def send(self, number: int) -> None:
         self.popen.send_signal(number)
 
-    def ended(self, timeout: float = 20) -> int:
+    def ended(self, timeout: float = 60) -> int:
         code = self.popen.wait(timeout)
         self._reader.join(5)
         return code
@@ -175,7 +175,7 @@ def worker(spawn: Spawn) -> Spawn:
     return run
 
 
-def until(seen: Callable[[], Any], timeout: float = 20) -> Any:
+def until(seen: Callable[[], Any], timeout: float = 60) -> Any:
     """Look until there is something to see."""
     deadline = time.monotonic() + timeout
     while not (found := seen()):

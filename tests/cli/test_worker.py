@@ -31,7 +31,7 @@ def test_the_first_signal_gives_jobs_back_uncharged(
     worker: Spawn, start: Start, queuert: Run, status_of: Callable[[str], str], number: signal.Signals
 ) -> None:
     held, last = start("hold"), start("last_words")
-    process = worker("--shutdown-timeout", "500ms")
+    process = worker("--shutdown-timeout", "1s")
     until(lambda: status_of(held) == status_of(last) == "running")
     process.send(number)
     assert process.ended() == 0
@@ -48,7 +48,7 @@ def test_the_second_signal_ends_it_at_once(worker: Spawn, start: Start, status_o
     until(lambda: status_of(held) == "running")
     process.send(signal.SIGTERM)
     process.send(signal.SIGINT)
-    assert process.ended(5) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert process.ended() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert status_of(held) == "running"  # nothing was written; another worker takes it over
 
 
@@ -118,5 +118,5 @@ def test_the_second_signal_kills_the_workers(worker: Spawn, start: Start, status
     process.send(signal.SIGINT)
     process.line("stopping 2 worker")
     process.send(signal.SIGINT)
-    assert process.ended(5) == 128 + signal.SIGINT
+    assert process.ended() == 128 + signal.SIGINT
     until(lambda: all(is_gone(pid) for pid in pids))

@@ -34,7 +34,7 @@ sys.stdin.read()
 """
 
 
-def until(reached: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def until(reached: Callable[[], bool], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -65,18 +65,18 @@ def sockets(dsn: str) -> Path:
 
 
 def ask(dsn: str, query: str) -> object:
-    with psycopg.connect(dsn, connect_timeout=10) as connection:
+    with psycopg.connect(dsn, connect_timeout=60) as connection:
         row = connection.execute(query.encode()).fetchone()
         return row[0] if row else None
 
 
 def asked(dsn: str, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(dsn, connect_timeout=10) as connection:
+    with psycopg.connect(dsn, connect_timeout=60) as connection:
         return connection.execute(query.encode()).fetchall()
 
 
 def do(dsn: str, statement: str) -> None:
-    with psycopg.connect(dsn, connect_timeout=10) as connection:
+    with psycopg.connect(dsn, connect_timeout=60) as connection:
         connection.execute(statement.encode())
 
 
@@ -92,11 +92,11 @@ class Client:
         """Without close(): the way most programs end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        assert self.process.wait(20) == 0
+        assert self.process.wait(60) == 0
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -182,7 +182,7 @@ def test_an_interrupt_from_the_terminal_does_not_reach_the_server(project: Path)
     with client(project) as starter, open_server(project) as server:
         pid = postmaster(server.data)
         os.killpg(starter.process.pid, signal.SIGINT)
-        starter.process.wait(20)
+        starter.process.wait(60)
         assert ask(server.dsn, "select 1") == 1
         assert postmaster(server.data) == pid
 
