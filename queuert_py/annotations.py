@@ -30,6 +30,20 @@ class Contract:
     def __str__(self) -> str:
         return " | ".join([*self.outputs, *(["None"] if self.none else [])])
 
+    def returns(self, model: type[BaseModel]) -> bool:
+        """Is it one of the outputs, or a kind of one?"""
+        return issubclass(model, tuple(self.outputs.values()))
+
+    def covers(self, other: Contract) -> bool:
+        """Is whatever the other returns an output of this one?"""
+        return (self.none or not other.none) and all(map(self.returns, other.outputs.values()))
+
+    def narrowed(self, output: Any) -> Contract | None:
+        """This contract as far as its output is an `output`; None when it never is."""
+        models = {name: model for name, model in self.outputs.items() if isinstance(output, type) and issubclass(model, output)}
+        none = self.none and output is type(None)
+        return Contract(self.input, models, none) if models or none else None
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -50,6 +64,8 @@ def shape_of(name: str, handler: Any, isolation: str | None, size: int | None) -
     who = f"handler of {name!r}"
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
         raise DeclarationError(f"{who}: a generator cannot be a handler: use return, not yield.")
+    if not hasattr(handler, "__annotations__"):
+        raise DeclarationError(f"{who}: {handler!r} is no function: write one with `def`, or `async def`.")
     how = _how(who, handler, isolation, size)
     function = getattr(handler, "__name__", name)
     given = [each for each in inspect.signature(handler).parameters.values() if each.default is inspect.Parameter.empty]
@@ -73,8 +89,8 @@ def shape_of(name: str, handler: Any, isolation: str | None, size: int | None) -
 def _how(who: str, handler: Any, isolation: str | None, size: int | None) -> How:
     function = getattr(handler, "__name__", "handle")
     if size is not None:
-        if size < 1:
-            raise DeclarationError(f"{who}: size={size!r}: at least 1.")
+        if type(size) is not int or size < 1:
+            raise DeclarationError(f"{who}: size={size!r}: an integer, at least 1.")
         if not inspect.iscoroutinefunction(handler) or isolation is not None:
             raise DeclarationError(f"{who}: write `async def {function}(jobs: Sequence[Job[Input]]) -> Sequence[Output | Exception]`.")
         return "batch"

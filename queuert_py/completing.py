@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol, cast
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from queuert_py.control import Declined, OpenJob
-from queuert_py.errors import UsageError
+from queuert_py.errors import InvalidOutputError, SequenceMovedError, UsageError
 from queuert_py.job_types import InternalJobType
 from queuert_py.joining import ForeignTx
 from queuert_py.payload import Wire
@@ -47,15 +48,19 @@ class Completion:
         if self._tried is not None and await carry_out(controls.written(store, self._tried[0]), connection):
             return self._tried[1]
         held = await carry_out(controls.hold(store, self._id, self._position), connection)
+        if self._job_type is not None and held.type != self._job_type.name:  # maybe gone on to a type that is not known here
+            message = f"the current job of sequence {self._id} is a {held.type!r}, not a {self._job_type.name!r}: look at it again."
+            raise SequenceMovedError(message, position=held.position, type=held.type)
         known = self._engine.get(held.type)
         if self._job_type is not None and known is not self._job_type:
-            raise UsageError(f"the current job of sequence {self._id} is a {held.type!r}, not a {self._job_type.name!r}: look at it again.")
+            raise UsageError(f"complete_sequence(): job_type= is another {held.type!r} than the one that is declared on this engine.")
         value = await self._answer(held, known, tx)
         if isinstance(value, Declined):
             return None
         verdict = self._verdict(value, held, known)
         blockers = verdict.blockers if isinstance(verdict, Step) else ()
-        changes = await blocking.marking(database, lambda: carry_out(controls.complete(store, held, verdict), connection), blockers)
+        plan = partial(controls.complete, store, held, verdict)
+        changes = await blocking.marking(database, lambda: carry_out(plan(), connection), blockers, patience=blocking.PATIENCE_INSIDE)
         self._tried = held, changes
         return changes
 
@@ -79,7 +84,13 @@ class Completion:
     def _verdict(self, value: object, held: Held, known: InternalJobType[Any, Any]) -> Ending | Step:
         engine = self._engine
         if not isinstance(value, Continuation):
-            return Ending("completed", *known.dump_output(value, engine.wire))
+            try:
+                return Ending("completed", *known.dump_output(value, engine.wire))
+            except InvalidOutputError as error:
+                ways = f"an output of {known.name!r} ({known.contract}), continue_with(…), or job.decline() is needed"
+                given, why = type(value).__name__, error.__cause__
+                what = f"this {given} cannot be stored ({why})" if why else f"{given} given"
+                raise UsageError(f"complete_sequence(): {what}: {ways}.") from error
         most = known.options.get("max_steps", 10_000)
         if held.position + 1 >= most:
             raise UsageError(f"sequence {self._id} has reached max_steps ({most}) of {held.type!r}: complete it with an output.")

@@ -19,9 +19,9 @@ Cancelled: TypeAlias = Literal["cancelled", "completed", "failed", "expired", "n
 """How a sequence stands after `cancel_sequences`: cancelled (now or before), or how else it had ended. busy: its handler's open
 transaction held it for longer than the wait; nothing has changed for it."""
 
-Retried: TypeAlias = Literal["retried", "key_taken", "blocker_cycle", "not_failed", "not_found"]
-"""What `retry_sequences` did with a sequence. key_taken: an unfinished sequence has its key, so it was left as it is; blocker_cycle: it
-would wait for itself, by way of what has come to wait for it since it failed."""
+Retried: TypeAlias = Literal["retried", "key_taken", "blocker_cycle", "blocker_gone", "not_failed", "not_found"]
+"""What `retry_sequences` did with a sequence. Left as they are: key_taken: an unfinished sequence has its key; blocker_cycle: it would wait
+for itself, by way of what has come to wait for it since it failed; blocker_gone: what it still waits for was deleted."""
 
 Cleared: TypeAlias = Literal["deleted", "has_dependents"]
 """What `clear_failed` did with a sequence. has_dependents: an unfinished job waits for it, so it was left as it is."""

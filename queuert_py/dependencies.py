@@ -18,7 +18,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast, get_origin, get_type_hints, overload
+from typing import Any, Generic, Literal, TypeAlias, cast, get_origin, get_type_hints, overload
 
 from typing_extensions import TypeVar
 
@@ -27,6 +27,15 @@ from queuert_py.job import Facts, Job, SyncJob
 
 T = TypeVar("T")
 Provide: TypeAlias = Callable[..., Any]
+Provides: TypeAlias = (
+    Callable[..., Coroutine[Any, Any, T]]
+    | Callable[..., AsyncGenerator[T, Any]]
+    | Callable[..., AsyncIterator[T]]
+    | Callable[..., Generator[T, Any, Any]]
+    | Callable[..., Iterator[T]]
+    | Callable[..., T]
+)
+"""Whatever provides a T."""
 Call: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Calls what is no coroutine where the handler runs: in the event loop, or in its thread."""
 
@@ -53,9 +62,9 @@ def Depends(provide: Callable[..., T], /) -> T: ...
 def Depends(provide: Provide, /) -> Any:  # noqa: N802 - it reads as a type does
     """The default of a parameter of a handler, or of another provider: `db: Db = Depends(get_db)`.
 
-    provide: `def` or `async def`, returning the value or yielding it once (what follows the yield closes it). Called at most once per
-    attempt, closed in reverse order, always. Its own parameters are defaults, other Depends, or the job, annotated Job or SyncJob.
-    A `def` provider is called where the handler runs: in the event loop, or in its thread.
+    provide: `def` or `async def`, returning the value or yielding it once (what follows the yield closes it); or what returns a call of
+    one of these, as a lambda does. Called at most once per attempt, closed in reverse order, always. Its own parameters are defaults, other
+    Depends, or the job, annotated Job or SyncJob. A `def` provider is called where the handler runs: in the event loop, or in its thread.
     """
     return Dependency(provide)
 
@@ -170,17 +179,15 @@ class Provided:
             name, kind = provider.job
             arguments[name] = self._jobs[kind]
         make = partial(provider.provide, **arguments)
-        match provider.how:
-            case "value":
-                value = await self._call(make)
-            case "coroutine":
-                value = await make()
-            case "generator":
-                value = await self._open(_Called(contextmanager(make)(), self._call))
-            case _:
-                value = await self._open(asynccontextmanager(make)())
-        self._values[key] = value
-        return value
+        made = await self._call(make) if provider.how == "value" else make()
+        if provider.how == "coroutine" or inspect.iscoroutine(made):
+            made = await made
+        elif inspect.isgenerator(made):
+            made = await self._open(_Called(contextmanager(lambda: made)(), self._call))
+        elif inspect.isasyncgen(made):
+            made = await self._open(asynccontextmanager(lambda: made)())
+        self._values[key] = made
+        return made
 
     async def _open(self, manager: AbstractAsyncContextManager[Any]) -> Any:
         value = await manager.__aenter__()
@@ -200,6 +207,30 @@ class _Called(AbstractAsyncContextManager[Any]):
 
     async def __aexit__(self, *error: Any) -> bool | None:
         return cast("bool | None", await self._call(partial(self._manager.__exit__, *error)))
+
+
+class Override(Generic[T]):
+    """`engine.override(provide)`: what is to be replaced. `by(fake)` says by what; its type is known by then."""
+
+    def __init__(self, provide: Provide, overrides: MutableMapping[Provide, Provide]) -> None:
+        self._provide = provide
+        self._overrides = overrides
+
+    def by(self, fake: Provides[T], /) -> AbstractContextManager[None]:
+        """Inside the block, `fake` makes the dependency, of whatever kind of function it is, with what that depends on itself.
+        DeclarationError for what cannot be provided."""
+        read(fake, f"override of {_name(self._provide)}")
+        return self._within(fake)
+
+    @contextmanager
+    def _within(self, fake: Provide) -> Generator[None]:
+        before = dict(self._overrides)
+        self._overrides[self._provide] = fake
+        try:
+            yield
+        finally:
+            self._overrides.clear()
+            self._overrides.update(before)
 
 
 async def call_here(fn: Callable[[], Any]) -> Any:

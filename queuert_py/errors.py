@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -13,21 +13,32 @@ if TYPE_CHECKING:
 class QueuertError(Exception):
     """The base of all errors of this package.
 
-    `code` is a stable word for programs, `details` the facts behind the message.
+    `code` is a stable word for programs, `details` the facts behind the message (ids are UUIDs).
     """
 
     code = "error"
 
     def __init__(self, message: str, /, **details: object) -> None:
         super().__init__(message)
-        self.details: Mapping[str, object] = details
+        self.details: Mapping[str, object] = {name: _ids(value) if name in _IDS else value for name, value in details.items()}
+
+
+_IDS = frozenset({"id", "ids", "sequence_id", "sequence_ids"})
+
+
+def _ids(value: object) -> object:
+    """Ids travel as texts; where a user sees one it is a UUID."""
+    if isinstance(value, list):
+        return list(map(_ids, cast("list[object]", value)))
+    return UUID(value) if isinstance(value, str) else value
 
 
 # --- the caller's
 
 
 class UsageError(QueuertError, ValueError):
-    """A call that cannot be right, whatever the database holds: nothing was written."""
+    """A call that was refused as it was made: nothing was written. Most cannot be right, whatever the database holds; DuplicateIdError,
+    DuplicateKeyError and BlockerError tell of what it holds."""
 
     code = "usage"
 
@@ -81,7 +92,7 @@ class DuplicateKeyError(UsageError):
 
 
 class BlockerError(UsageError):
-    """Blockers that a job cannot have: too many, or none of which is to be had just now."""
+    """Blockers that a job cannot have: too many, or such as have changed since the caller's snapshot was taken."""
 
     code = "invalid_blockers"
 
@@ -135,7 +146,7 @@ class SequenceHasDependentsError(QueuertError):
 
 
 class SequenceBusyError(QueuertError):
-    """A sequence was held for too long by an open transaction (of its handler, or a caller's). Nothing was changed: try again."""
+    """A sequence, or a key, was held for too long by an open transaction (a handler's, or a caller's). Nothing was changed: try again."""
 
     code = "sequence_busy"
 
@@ -192,7 +203,7 @@ class ProcessDiedError(QueuertError):
 
 
 class InvalidOutputError(QueuertError):
-    """A handler returned what its annotations do not declare, or what PostgreSQL cannot store."""
+    """A handler returned what its annotations do not declare, or what PostgreSQL cannot store; or a sequence, what its handle excludes."""
 
     code = "invalid_output"
 

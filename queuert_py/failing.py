@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -15,14 +15,15 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import from_json, to_json
 
 from queuert_py import payload
+from queuert_py.annotations import members
 from queuert_py.control import DeadLetter, Failure
 from queuert_py.errors import DeclarationError, InvalidInputError, UsageError
 from queuert_py.job_types import InternalJobType, JobTypes
 from queuert_py.payload import Wire
-from queuert_py.postgres.controls import Failed
+from queuert_py.postgres.controls import Failed, NewInput
 from queuert_py.sequence import Collected
 from queuert_py.starting import Batch
-from queuert_py.values import Ending, LiveJob, Reason, Request
+from queuert_py.values import Continuation, Ending, LiveJob, Reason, Request
 
 SPARE = 64 * 1024
 """Bytes that a dead letter may have beyond the limit of payloads: it holds an input that was as large as that, and an error."""
@@ -34,6 +35,7 @@ SPARE = 64 * 1024
 def check(types: JobTypes[Any]) -> None:
     """The answers to failure that job types declare. DeclarationError says what to write."""
     for job_type in types:
+        _check_compensation(job_type)
         letters: Any = job_type.options.get("dead_letter")
         if letters is None:
             continue
@@ -46,7 +48,22 @@ def check(types: JobTypes[Any]) -> None:
             raise DeclarationError(f"{name}: its input is {letters.contract.input.__name__}, it has to take queuert_py.control.DeadLetter.")
 
 
-# --- a failure of a job in hand
+def _check_compensation(job_type: InternalJobType[Any, Any]) -> None:
+    """What `on_failed` continues with, if its annotation can be read, must be what the type returns; else the attempt would be refused."""
+    on_failed, contract = job_type.options.get("on_failed"), job_type.contract
+    try:
+        returned = get_type_hints(on_failed).get("return")
+    except (NameError, AttributeError, TypeError):  # a name for checkers alone; nothing with annotations
+        return
+    for part in (returned, *get_args(returned)):
+        for model in members(part) if get_origin(part) is Continuation else ():
+            if not isinstance(model, type) or (contract.none if model is type(None) else contract.returns(model)):
+                continue
+            name = model.__name__
+            raise DeclarationError(
+                f"job type {job_type.name!r}: its on_failed continues with a job that returns {name}, it declares {contract}: "
+                f"write `-> {contract} | Continuation[{name}]`."
+            )
 
 
 def failure_of(job: LiveJob, ending: Ending, wire: Wire) -> Failure:
@@ -71,11 +88,11 @@ def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: F
 # --- running again
 
 
-def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire: Wire) -> Callable[[Sequence[Failed]], Mapping[str, str]]:
+def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire: Wire) -> Callable[[Sequence[Failed]], Mapping[str, NewInput]]:
     """Makes the inputs with which failed jobs run again, all or none: InvalidInputError lists every one that is refused."""
 
-    def make(failed: Sequence[Failed]) -> Mapping[str, str]:
-        made: dict[str, str] = {}
+    def make(failed: Sequence[Failed]) -> Mapping[str, NewInput]:
+        made: dict[str, NewInput] = {}
         refused: dict[str, str] = {}
         for each in failed if given is not None else ():
             try:
@@ -90,20 +107,20 @@ def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire
     return make
 
 
-def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], wire: Wire) -> str:
+def _new_input(given: Any, failed: Failed, job_type: InternalJobType[Any, Any], wire: Wire) -> NewInput:
     value, before = given, wire.opened(from_json(failed.input))
     if callable(given) and not isinstance(given, BaseModel):
         error = from_json(failed.error or "{}")
-        ids = UUID(failed.sequence_id), UUID(failed.job_id)
+        which = UUID(failed.sequence_id), UUID(failed.job_id)
         reason = cast("Reason", failed.reason)
-        value = given(Failure(*ids, failed.type, failed.position, reason, error, failed.attempt, before))
+        value = given(Failure(*which, failed.type, failed.position, reason, error, failed.attempt, before))
     blockers = Collected()
     text = job_type.dump_input(value, wire, blockers)
-    if blockers.ids:
-        others = set(map(str, blockers.ids)) - set(_strings(before))
-        if others:
-            raise UsageError(f"a new input cannot have other blockers than the one that failed: {', '.join(others)}.")
-    return text
+    ids = list(map(str, blockers.ids))
+    others = set(ids) - set(_strings(before)) if ids else ()
+    if others:
+        raise UsageError(f"a new input cannot have other blockers than the one that failed: {', '.join(others)}.")
+    return NewInput(text, ids)
 
 
 def _strings(value: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -88,11 +88,18 @@ class Running(Protocol):
     @property
     def shutting_down(self) -> bool: ...
     @property
+    def over(self) -> bool:
+        """Has the handler returned? What it has left running is no part of it any more."""
+        ...
+
+    @property
     def in_phase(self) -> bool: ...
     @property
     def completing(self) -> bool: ...
-    def started(self, places: Sequence[tuple[int, str, int, str]], key: str | None, /) -> None: ...
-    def connection_of(self, tx: object) -> AsyncConnection[Any] | None: ...
+    def started(self, places: Sequence[tuple[int, str, int, str]], key: tuple[str, str] | None, /) -> None: ...
+    @property
+    def place(self) -> tuple[object, ...] | None: ...
+    def carrier_for(self, tx: object) -> Any: ...
     def phase(self, kind: Kind) -> AbstractAsyncContextManager[Any]: ...
     def sync_tx(self) -> SyncConnection: ...
 
@@ -108,6 +115,12 @@ current: ContextVar[Running | None] = ContextVar("queuert_current", default=None
 """The attempt in whose task (or a child of it) this code runs."""
 
 _log = logging.getLogger("queuert_py.job")
+
+
+class _JobLog(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
 
 
 def _kind(mode: object) -> Kind:
@@ -184,8 +197,8 @@ class Facts(Generic[In]):
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry job, sequence, type and attempt (in `extra`)."""
-        return logging.LoggerAdapter(
+        """A logger whose records carry job, sequence, type and attempt (in `extra`, beside what a call gives there)."""
+        return _JobLog(
             _log, {"job_id": str(self.id), "sequence_id": str(self.sequence_id), "job_type": self.type, "attempt": self.attempt}
         )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypedDict, cast, get_args, overload
 
 from pydantic import BaseModel, ValidationError
@@ -33,8 +32,8 @@ from queuert_py.values import Backoff, BlockerPolicy, Continuation, ContinueOpti
 
 Out = TypeVar("Out", bound=BaseModel | None)
 Next = TypeVar("Next", bound=BaseModel | None)
-T = TypeVar("T")
 In_contra = TypeVar("In_contra", bound=BaseModel, contravariant=True)
+Out_contra = TypeVar("Out_contra", bound=BaseModel | None, contravariant=True)
 Handler = Callable[..., Any]
 
 
@@ -69,6 +68,15 @@ class JobOptions(TypedDict, total=False):
     dead_letter: JobType[DeadLetter, Any] | None
 
 
+class Completes(Protocol[In_contra, Out_contra]):
+    """For checkers: a job type of which an Out is an output. As a job type is covariant in what it returns, `InternalJobType[In, Out]`
+    beside an output would take any: Out would be whatever both are."""
+
+    def _phantom(self, input: In_contra) -> object: ...
+    @property
+    def _completed_by(self) -> Callable[[Out_contra], object]: ...
+
+
 class InternalJobType(Generic[In_contra, Out_co]):
     """A job type that only `continue_with` reaches. `JobType[In, Out]("name")` declares one whose handler is written elsewhere."""
 
@@ -85,6 +93,10 @@ class InternalJobType(Generic[In_contra, Out_co]):
         self._contract: Contract | None = None
 
     def _phantom(self, input: In_contra) -> Out_co:
+        raise NotImplementedError
+
+    @property
+    def _completed_by(self) -> Callable[[Out_co], object]:
         raise NotImplementedError
 
     @property
@@ -152,7 +164,7 @@ class JobType(InternalJobType[In_contra, Out_co]):
     startable = True
 
     def __call__(self, input: In_contra, /, **options: Unpack[StartOptions]) -> Request[Out_co]:
-        """A sequence to be started, as a value: for `start_sequences`, schedules and tests."""
+        """A sequence to be started, as a value: for `start_sequences`, and for `start_sequence` by itself."""
         return Request(self, input, options)
 
 
@@ -234,9 +246,14 @@ class JobTypes(Generic[Tx]):
         self._mounts: list[JobTypes[Any]] = []
         self._middleware: list[Middleware[Any]] = []
         self.overrides: dict[Provide, Provide] = {}
+        """What stands in for dependencies: of an engine, see `Engine.override`."""
 
     def mount(self, registry: JobTypes[Tx]) -> None:
-        """Take over all that another registry declares, now and later. DuplicateJobTypeError."""
+        """Take over all that another registry declares, now and later. DuplicateJobTypeError; UsageError for what is no registry."""
+        if not isinstance(registry, JobTypes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                f"mount(): {registry!r} is no registry: JobTypes() makes one; Engine(db, jobs_a, jobs_b) takes them one by one."
+            )
         for job_type in registry:
             self._add(job_type)
         registry._mounted_on.append(self)
@@ -268,9 +285,10 @@ class JobTypes(Generic[Tx]):
         """
         local = sys._getframe(1).f_locals
 
-        def declare(handler: Handler) -> InternalJobType[Any, Any]:
+        def declare(handler: Any = None) -> InternalJobType[Any, Any]:
             kind = cast("type[InternalJobType[Any, Any]]", InternalJobType if internal else JobType)
-            job_type = kind(name or handler.__name__, **options)
+            called: str = getattr(handler, "__name__", "handler")
+            job_type = kind(name or called, **options)
             _bind(job_type, handler, local)
             self._add(job_type)
             return job_type
@@ -287,7 +305,7 @@ class JobTypes(Generic[Tx]):
         """
         local = sys._getframe(1).f_locals
 
-        def declare(handler: Handler) -> JobType[Any, Any]:
+        def declare(handler: Any = None) -> JobType[Any, Any]:
             job_type: JobType[Any, Any] = JobType(name, **options)
             _bind(job_type, handler, local, size)
             self._add(job_type)
@@ -296,8 +314,10 @@ class JobTypes(Generic[Tx]):
         return cast("_DeclareBatch[Tx]", declare)
 
     def handler(self, job_type: InternalJobType[In, Out], /) -> _Implement[In, Out, Tx]:
-        """Implement a job type that was declared elsewhere (contract first). DeclarationError when it has a handler already."""
+        """Implement a job type that was declared elsewhere (contract first). DeclarationError when it has a handler already; UsageError
+        for what is no job type, its name for instance."""
         local = sys._getframe(1).f_locals
+        job_type_of(job_type, "handler()")
 
         def implement(handler: Handler) -> Handler:
             if job_type.handler is not None:
@@ -319,17 +339,6 @@ class JobTypes(Generic[Tx]):
                 raise UsageError(f"use({each!r}): an object of a subclass of queuert_py.middleware.Middleware is needed.")
         self._middleware.extend(middleware)
 
-    @contextmanager
-    def override(self, provide: Callable[..., T], fake: Callable[..., T], /) -> Generator[None]:
-        """Inside the block, the dependencies `Depends(provide)` of this engine's workers are made by `fake`, with what that depends on."""
-        before = self.overrides.copy()
-        self.overrides[provide] = fake
-        try:
-            yield
-        finally:
-            self.overrides.clear()
-            self.overrides.update(before)
-
     def middleware_of(self, job_type: InternalJobType[Any, Any]) -> list[Middleware[Any]]:
         """What stands around the attempts of this job type, from the outside in."""
         inner = [each for registry in self._mounts if registry.has(job_type.name) for each in registry.middleware_of(job_type)]
@@ -338,7 +347,7 @@ class JobTypes(Generic[Tx]):
     def add(self, *job_types: InternalJobType[Any, Any]) -> None:
         """Declare job types made as `JobType[In, Out]("name")`, so that a process without their handlers can start them by name."""
         for job_type in job_types:
-            self._add(job_type)
+            self._add(job_type_of(job_type, "add()"))
 
     def _add(self, job_type: InternalJobType[Any, Any]) -> None:
         known = self._types.get(job_type.name)

@@ -67,6 +67,11 @@ class ForeignTx:
         """Is it a sync one, whose statements hold the thread that runs them?"""
         return isinstance(self._on, (Psycopg, Psycopg2, Alchemy))
 
+    @property
+    def session(self) -> object:
+        """See `Carrier.session`."""
+        return self._on.session
+
     async def run(self, call: Call[Row], /) -> list[Row]:
         """A statement in it. In a thread, if it is a sync one: it may wait for a lock that somebody on this event loop holds."""
         if isinstance(self._on, (Psycopg, Psycopg2, Alchemy)):
@@ -94,15 +99,11 @@ def join(transaction: Joinable, /) -> ForeignTx:
     return ForeignTx(transaction)
 
 
-def connection_of(tx: object, *, native: bool) -> AsyncConnection[Any] | Carrier | None:
+def carrier_for(tx: object, *, native: bool) -> Carrier | None:
     """What runs statements in the caller's transaction `tx`. native: the engine is built on what is no psycopg connection, so that `tx`
     may be a session as it is. UsageError when it cannot be joined."""
     if tx is None or isinstance(tx, ForeignTx):
         return tx
-    if isinstance(tx, AsyncConnection):
-        connection = cast("AsyncConnection[Any]", tx)
-        carrier_of(connection)
-        return connection
-    if native:
+    if native or isinstance(tx, AsyncConnection):
         return join(cast("Joinable", tx))
     raise UsageError(f"tx={type(tx).__name__}: a psycopg AsyncConnection with an open transaction, or tx=join(…) for one of another kind.")

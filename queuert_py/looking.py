@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict, TypeVar, cast
-from uuid import UUID
 
 from queuert_py import options
 from queuert_py.errors import UsageError
 from queuert_py.ids import about_now
+from queuert_py.sequence import SequenceRef
 from queuert_py.values import Reason, Status
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class JobFilters(TypedDict, total=False):
     worker: str | None
     tag: str | None
     correlation_id: str | None
-    root_id: UUID | None
+    root_id: SequenceRef | None
     created_after: datetime | None
     created_before: datetime | None
     finished_after: datetime | None
@@ -64,7 +64,7 @@ class SequenceFilters(TypedDict, total=False):
     key: str | None
     tag: str | None
     correlation_id: str | None
-    root_id: UUID | None
+    root_id: SequenceRef | None
     created_after: datetime | None
     created_before: datetime | None
     finished_after: datetime | None

@@ -12,6 +12,7 @@ from uuid import UUID
 from queuert_py import payload
 from queuert_py.decisions.backoff import seconds
 from queuert_py.errors import DeclarationError, UsageError
+from queuert_py.sequence import Blocker
 from queuert_py.values import EARLIEST, LATEST, ContinueOptions, Dedup, StartOptions, storable
 
 LONGEST = timedelta(days=36_500)
@@ -112,16 +113,20 @@ def several(value: Any, call: str, wanted: str) -> list[Any]:
     return list(cast("Iterable[Any]", value))
 
 
-def identifier(value: Any, name: str = "id") -> UUID:
-    """The id of a sequence or job."""
+def uuid(value: Any, name: str = "id") -> UUID:
     if not isinstance(value, UUID):
         raise UsageError(f"{name}={value!r}: a uuid.UUID is needed, like `sequence.id`.")
     return value
 
 
-def identifiers(ids: Any) -> list[str]:
+def identifier(value: Any, name: str = "id") -> UUID:
+    """The id of a sequence that is given by its handle or its id."""
+    return value.id if isinstance(value, Blocker) else uuid(value, name)
+
+
+def identifiers(sequences: Any) -> list[str]:
     """The ids of several, each once, as texts."""
-    return list(dict.fromkeys(str(identifier(each)) for each in several(ids, "this call", "ids")))
+    return list(dict.fromkeys(str(identifier(each)) for each in several(sequences, "this call", "handles or ids")))
 
 
 def bare(function: Any, call: str) -> None:
@@ -152,7 +157,7 @@ def declaration(name: str, options: Mapping[str, Any], allowed: Iterable[str]) -
         "max_attempts": attempts,
         "timeout": lambda value: span(value, "timeout", positive=True),
         "expires": lambda value: span(value, "expires", positive=True),
-        "backoff": lambda value: None if callable(value) else span(value, "backoff"),
+        "backoff": _backoff,
         "retry_on": lambda value: _exceptions(value, "retry_on"),
         "no_retry_on": lambda value: _exceptions(value, "no_retry_on"),
         "max_steps": lambda value: count(value, "max_steps"),
@@ -169,6 +174,13 @@ def declaration(name: str, options: Mapping[str, Any], allowed: Iterable[str]) -
             checks[option](value)
     except UsageError as error:
         raise DeclarationError(f"job type {name!r}: {error}") from None
+
+
+def _backoff(value: Any) -> None:
+    try:
+        _ = callable(value) or span(value, "backoff")
+    except UsageError:
+        raise UsageError(f"backoff={value!r}: a timedelta or seconds, exponential(…), or a function of the attempt's number.") from None
 
 
 def _isolation(value: Any) -> None:
@@ -251,7 +263,7 @@ def start(declared: Mapping[str, Any], options: StartOptions) -> tuple[dict[str,
     own_id: Any = options.get("id")
     if own_id is not None and fields.get("key") is not None:
         raise UsageError("id= and key= are both given: a key chooses the row's place itself. Give one.")
-    return fields, None if own_id is None else identifier(own_id)
+    return fields, None if own_id is None else uuid(own_id)
 
 
 def _times(fields: dict[str, Any], options: StartOptions, declared: Mapping[str, Any]) -> None:

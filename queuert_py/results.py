@@ -18,25 +18,31 @@ from queuert_py.errors import (
 )
 from queuert_py.payload import Sealed, refuse_sealed
 from queuert_py.runtime.waiters import Ended
-from queuert_py.sequence import JobSequence
+from queuert_py.sequence import JobSequence, model_named
 from queuert_py.values import AttemptRecord
 
 _UNCOUNTED = ("retried", "snoozed", "released", "validation")
 
 
 def output_of(sequence: JobSequence[Any], ended: Ended, model_of: Callable[[str, str], type[BaseModel] | None]) -> Any:
-    """The output of a completed sequence. `model_of(type, name)`: the output model of the last job's own type."""
+    """The output of a completed sequence. `model_of(type, name)`: the output model of the last job's own type.
+
+    InvalidOutputError for one that the handle's type excludes, and for one that cannot be read.
+    """
+    contract = sequence._contract
+    model = None if ended.output_type is None else model_named(contract, ended.output_type, lambda name: model_of(ended.type or "", name))
+    if contract is not None and (model is None if ended.output_type is not None else not contract.none):
+        raise InvalidOutputError(
+            f"sequence {sequence.id} returned {ended.output_type} (in {ended.type!r}); of {sequence.type!r} {contract} was expected."
+        )
     if ended.output_type is None:
         return None
-    model = (sequence.outputs or {}).get(ended.output_type) or model_of(ended.type or "", ended.output_type)
     try:
         output = refuse_sealed(ended.output or "null")
     except Sealed as error:
         raise InvalidOutputError(f"sequence {sequence.id} completed, but its output cannot be read: {error}") from error
-    if model is None and sequence.outputs is None:  # started without its models: as it is stored
+    if model is None:  # started without its models: as it is stored
         return from_json(output)
-    if model is None:
-        raise InvalidOutputError(f"sequence {sequence.id} returned a {ended.output_type}, which {sequence.type!r} does not declare.")
     return model.__pydantic_validator__.validate_json(output)
 
 

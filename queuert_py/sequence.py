@@ -19,6 +19,8 @@ from queuert_py.values import Duration, Out_co
 if TYPE_CHECKING:
     from pydantic import SerializationInfo, ValidationInfo
 
+    from queuert_py.annotations import Contract
+
 _UNSET: Any = object()
 Outcome: TypeAlias = Literal["completed", "failed", "cancelled", "expired"]
 
@@ -87,7 +89,7 @@ class Blocker(Generic[Out_co]):
         """The error of a blocker that failed: type, message, traceback, attrs."""
         return None if self._error is None else from_json(self._error)
 
-    def fill(self, ending: BlockerEnding, read: Callable[[BlockerEnding], Any]) -> None:
+    def _fill(self, ending: BlockerEnding, read: Callable[[BlockerEnding], Any]) -> None:
         """Take over how the sequence ended. `read` makes the output of its JSON."""
         self._outcome, self._error = ending.outcome, ending.error
         if ending.outcome == "completed":
@@ -122,7 +124,7 @@ class Blocker(Generic[Out_co]):
                     raise ValueError(
                         "the job never waited for this sequence, or it was deleted: a start that knows the model makes it wait"
                     )
-                blocker.fill(context.by_id[id], output)
+                blocker._fill(context.by_id[id], output)
             return blocker
 
         def write(blocker: Blocker[Any], info: SerializationInfo) -> str:
@@ -161,24 +163,37 @@ def read_output(ending: BlockerEnding, models: Mapping[str, type[BaseModel]]) ->
     return model.__pydantic_validator__.validate_json(refuse_sealed(ending.output or "null"))
 
 
+def model_named(contract: Contract | None, name: str, own: Callable[[str], type[BaseModel] | None]) -> type[BaseModel] | None:
+    """The model of an output, by its name: the handle's; else that of the last job's own type (`own`), if the handle allows it."""
+    found = None if contract is None else contract.outputs.get(name)
+    if found is not None:
+        return found
+    last = own(name)
+    return last if last is not None and (contract is None or contract.returns(last)) else None
+
+
+SequenceRef: TypeAlias = Blocker[Any] | UUID
+"""What names a sequence to a verb: its handle or its id."""
+
+
 class ResultSource(Protocol):
     """Who answers for a handle: the engine."""
 
-    async def result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any: ...
-    def when_done(self, sequence: JobSequence[Any], callback: Callable[[Any], object]) -> Callable[[], None]: ...
+    async def _result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any: ...
+    def _when_done(self, sequence: JobSequence[Any], callback: Callable[[Any], object]) -> Callable[[], None]: ...
 
 
 class JobSequence(Blocker[Out_co]):
     """A started sequence. `id`; `deduplicated`: the start found it by its key (or id) instead of making it."""
 
-    __slots__ = ("_source", "deduplicated", "ended", "outputs", "type")
+    __slots__ = ("_contract", "_ended", "_source", "deduplicated", "type")
 
     def __init__(
         self,
         id: UUID | str,
         type: str,
         source: ResultSource,
-        outputs: Mapping[str, type[BaseModel]] | None,
+        contract: Contract | None,
         *,
         deduplicated: bool = False,
     ) -> None:
@@ -186,18 +201,19 @@ class JobSequence(Blocker[Out_co]):
         self.type = type
         self.deduplicated = deduplicated
         self._source = source
-        self.outputs = outputs
-        self.ended: Any = None
+        self._contract = contract
+        """What it returns; None: that is not declared here."""
+        self._ended: Any = None
         """How it ended, where that was just learnt (as_completed, callbacks): the next `result()` takes it from here."""
 
     async def result(self, *, timeout: Duration | None = None) -> Out_co:
         """Wait for the sequence to end and return its output, read back as the model that was returned.
 
-        timeout: how long to wait (None: for ever). Raises ResultTimeoutError (the sequence goes on), SequenceFailedError with its error
-        and attempts, SequenceCancelledError, SequenceExpiredError, SequenceNotFoundError; UsageError inside a handler, where it would
-        hold a slot: use a Blocker there.
+        timeout: how long to wait (None: for ever; 0: has it ended by now?). Raises ResultTimeoutError (the sequence goes on),
+        SequenceFailedError with its error and attempts, SequenceCancelledError, SequenceExpiredError, SequenceNotFoundError;
+        InvalidOutputError for what the handle's type excludes; UsageError inside a handler, where it would hold a slot: use a Blocker.
         """
-        output: Out_co = await self._source.result_of(self, timeout)
+        output: Out_co = await self._source._result_of(self, timeout)
         return output
 
     def add_done_callback(self, callback: Callable[[JobSequence[Out_co]], object], /) -> Callable[[], None]:
@@ -210,4 +226,4 @@ class JobSequence(Blocker[Out_co]):
             asyncio.get_running_loop()
         except RuntimeError:
             raise UsageError("add_done_callback() needs a running event loop.") from None
-        return self._source.when_done(self, callback)
+        return self._source._when_done(self, callback)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
 from pydantic import RootModel
 
 from queuert_py import options, payload
 from queuert_py.annotations import Contract
-from queuert_py.errors import DuplicateKeyError, InvalidInputError, NotStartableError, UsageError
+from queuert_py.errors import DuplicateIdError, DuplicateKeyError, InvalidInputError, NotStartableError, UsageError
 from queuert_py.events import SequenceStarted
 from queuert_py.ids import lane_of, uuid7
 from queuert_py.job_types import InternalJobType, JobType
@@ -36,7 +36,7 @@ class Unregistered(JobType[Any, Any]):
 
 
 class Batch:
-    """The starts of one call. `starts` are the distinct ones: inside a batch, too, the first of a key wins."""
+    """The starts of one call. `starts` are the distinct ones: inside a batch, too, the first of a key wins, and an id is one sequence."""
 
     def __init__(
         self, requests: Sequence[Request[Any]], *, lanes: int, wire: Wire, origin: LiveJob | None, get: Callable[[str], Any]
@@ -56,18 +56,17 @@ class Batch:
 
     def chunks(self, size: int) -> Iterator[list[Start]]:
         """Check and dump the requests, `size` at a time; what comes out is in `starts` as well."""
-        firsts: dict[tuple[str, str], int] = {}
+        firsts: dict[tuple[str, ...], tuple[int, int]] = {}
         several = len(self._requests) > 1
         for number, request in enumerate(self._requests):
             start = _prepare(request, *self._how, f" (request {number})" if several else "")
             new = len(self.starts)
-            place = firsts.setdefault((request.job_type.name, start.key), new) if start.key else new
+            mark = (request.job_type.name, start.key) if start.key else (start.id,)
+            place, before = firsts.setdefault(mark, (new, number)) if start.key or start.own_id else (new, number)
             if place == new:
                 self.starts.append(start)
-            elif start.dedup is not None and start.dedup.on_match == "raise":
-                raise DuplicateKeyError(f"the key {start.key!r} is twice in the batch (request {number}).", key=start.key)
-            elif start.dedup is not None and start.dedup.on_match == "replace":
-                self.starts[place] = replace_start(self.starts[place], start)
+            else:
+                self.starts[place] = _met(self.starts[place], start, f"(requests {before} and {number})")
             self._places.append(place)
             if place == new and (new + 1) % size == 0:
                 yield self.starts[-size:]
@@ -81,7 +80,7 @@ class Batch:
             pass
         return self.starts
 
-    async def write(self, database: Database, connection: AsyncConnection[Any] | Carrier | None, own: Own | None) -> list[Outcome]:
+    async def write(self, database: Database, connection: Carrier | None, own: Own | None) -> list[Outcome]:
         """Start them, in the caller's transaction if there is one; by COPY while they are checked where nothing else is asked.
 
         `own`: the job in whose phase that is.
@@ -113,17 +112,30 @@ class Batch:
         seen: set[int] = set()
         for request, place in zip(self._requests, self._places, strict=True):
             id, found = outcomes[place]
-            outputs = None if isinstance(request.job_type, Unregistered) else request.job_type.contract.outputs
-            handles.append(JobSequence(id, request.job_type.name, source, outputs, deduplicated=found or place in seen))
+            contract = None if isinstance(request.job_type, Unregistered) else request.job_type.contract
+            handles.append(JobSequence(id, request.job_type.name, source, contract, deduplicated=found or place in seen))
             seen.add(place)
         return handles
 
 
-def replace_start(before: Start, after: Start) -> Start:
-    """Of two starts of one key in a batch, the later one, under the id of the first."""
-    after.id = before.id
-    after.fields["sequence_id"], after.fields["lane"] = before.id, before.lane
-    return after
+def _met(before: Start, after: Start, which: str) -> Start:
+    """Of two starts of one key, or one id, in a batch, the one that counts. DuplicateKeyError, DuplicateIdError, UsageError."""
+    if after.dedup is None or before.dedup is None:
+        same = before.fields["type"] == after.fields["type"] and (after.sealed or before.input == after.input)
+        if not same:
+            raise DuplicateIdError(f"the id {after.id} is twice in the batch, with another type or input {which}.", id=after.id)
+        return before
+    if replace(before.dedup, delay=None) != replace(after.dedup, delay=None):
+        raise UsageError(f"the key {after.key!r} is twice in the batch, with another scope, window or on_match {which}.")
+    match after.dedup.on_match:
+        case "raise":
+            raise DuplicateKeyError(f"the key {after.key!r} is twice in the batch {which}.", key=after.key)
+        case "replace":  # under the id of the first
+            after.id = after.fields["sequence_id"] = before.id
+            after.lane = after.fields["lane"] = before.lane
+            return after
+        case "return":
+            return before
 
 
 def _prepare(request: Request[Any], lanes: int, wire: Wire, origin: LiveJob | None, get: Callable[[str], Any], which: str) -> Start:

@@ -60,13 +60,21 @@ class Dedup:
 
     @classmethod
     def throttle(cls, key: str, window: Duration) -> Dedup:
-        """At most one start in `window`: further ones return the first."""
+        """At most one start in `window`: further ones return the first. UsageError without a window."""
+        _given(window, "window")
         return cls(key, scope="all", window=window)
 
     @classmethod
     def debounce(cls, key: str, delay: Duration) -> Dedup:
-        """Run once things have been quiet for `delay`: each start replaces the input of the one that waits, and puts it off again."""
+        """Run once things have been quiet for `delay`: each start replaces the input of the one that waits, and puts it off again.
+        UsageError without a delay."""
+        _given(delay, "delay")
         return cls(key, on_match="replace", delay=delay)
+
+
+def _given(span: object, name: str) -> None:
+    if span is None:
+        raise UsageError(f"{name}=None: a timedelta or seconds is needed.")
 
 
 class StartOptions(TypedDict, total=False):
@@ -111,7 +119,7 @@ class ContinueOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[Out_co]):
-    """A sequence to be started: a value, made by calling a job type. The one currency of `start_sequences`, schedules and tests."""
+    """A sequence to be started: a value, made by calling a job type: for `start_sequences`, and for `start_sequence` by itself."""
 
     job_type: InternalJobType[Any, Out_co]
     input: BaseModel
@@ -220,7 +228,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next job of a sequence, checked and dumped. failure: the error (JSON) of the job that it compensates, to be logged."""
+    """The next job of a sequence, checked and dumped. failure: how the job has failed that it compensates."""
 
     job_id: str
     type: str
@@ -233,7 +241,7 @@ class Step:
     timeout: timedelta | None
     blockers: Sequence[str] = ()
     on_blocker_failure: BlockerPolicy = "hold"
-    failure: str | None = None
+    failure: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
+from queuert_py.decisions.leases import SUSPECT
 from queuert_py.values import Status
 
 Code: TypeAlias = Literal[
@@ -17,6 +18,7 @@ Code: TypeAlias = Literal[
     "expired",
     "running",
     "lost",
+    "claimed",
     "blocked",
     "scheduled",
     "retrying",
@@ -31,9 +33,14 @@ Code: TypeAlias = Literal[
     "busy",
     "ready",
 ]
-"""How it ended; running, or with a worker that is silent (lost); blocked by sequences; scheduled by its start; waiting for its next
-attempt (retrying), for the end of a sleep, for an event; about to fail (doomed); its queue is paused; no worker at all, none of its queue,
-none with a handler of its type, a type that this engine does not know either; all its workers are full (busy); ready to be taken."""
+"""How it ended; running, with a worker that is silent (lost), or that has not begun with it (claimed); blocked by sequences;
+scheduled by its start; waiting for its next attempt (retrying), for the end of a sleep, for an event; about to fail, or too late and about
+to end (doomed); its queue is paused; no worker at all, none of its queue, none with a handler of its type, a type that this engine does not
+know either; all its workers are full (busy); ready to be taken."""
+
+
+SAYS = 300
+"""The most characters of an error in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,10 @@ class Standing(NamedTuple):
     lease_ended: bool
     expires_at: datetime | None
     deadline_at: datetime | None
+    limit_at: datetime | None
+    too_late: bool
+    begun: bool
+    crashes: int
 
 
 class Serving(NamedTuple):
@@ -94,7 +105,11 @@ class Serving(NamedTuple):
 
 def explain(standing: Standing, workers: Sequence[Serving], known: Sequence[str]) -> Why:
     """Why it stands so; without what is behind a block. known: the job types of the engine that looks, [] when it has none."""
-    code, sentence, facts = _ended(standing) or _running(standing) or _waiting(standing) or _ready(standing, workers, known)
+    code, sentence, facts = (
+        _ended(standing) or _running(standing) or _late(standing) or _waiting(standing) or _ready(standing, workers, known)
+    )
+    if code in ("scheduled", "retrying", "sleeping") and standing.limit_at is not None and standing.limit_at < standing.run_at:
+        sentence += f" It will not come to that: {_limit(standing)} is before."
     for name in ("expires_at", "deadline_at"):
         if standing.finished_at is None and getattr(standing, name) is not None:
             facts[name] = getattr(standing, name)
@@ -128,8 +143,23 @@ def _running(at: Standing) -> Said | None:
     since = f"since {at.started_at:%Y-%m-%d %H:%M:%S %Z}" if at.started_at else ""
     if at.lease_ended:
         return "lost", f"its lease has ended: {at.worker} is silent {since}; the next worker that looks takes it back.", facts
+    if not at.begun:
+        waits = "for a slot there"
+        if at.crashes >= SUSPECT:
+            waits = f"to run alone there, since workers have died {at.crashes} times while it ran"
+        return "claimed", f"{at.worker} has taken it {since}; it waits {waits}.", {**facts, "crashes": at.crashes}
     done = f" ({at.progress.get('percent')} % done)" if at.progress else ""
     return "running", f"{at.current_type!r} runs on {at.worker} {since}, attempt {at.attempt}{done}.", facts
+
+
+def _limit(at: Standing) -> str:
+    return f"its {'deadline' if at.limit_at == at.deadline_at else 'expiry'} ({at.limit_at:%Y-%m-%d %H:%M:%S %Z})"
+
+
+def _late(at: Standing) -> Said | None:
+    if not at.too_late or at.doom is not None:
+        return None
+    return "doomed", f"it is too late: {_limit(at)} has passed; the next worker that looks ends it.", {"limit": at.limit_at}
 
 
 def _waiting(at: Standing) -> Said | None:
@@ -155,7 +185,7 @@ def _waiting(at: Standing) -> Said | None:
 def _ready(at: Standing, workers: Sequence[Serving], known: Sequence[str]) -> Said:
     facts: dict[str, Any] = {"queue": at.queue, "since": at.run_at}
     if at.doom is not None:
-        return "doomed", f"it fails as soon as a worker takes it: {at.doom}.", {**facts, "doom": at.doom}
+        return "doomed", f"it fails as soon as a worker takes it: {_cut(at.doom)}.", {**facts, "doom": at.doom}
     if at.paused:
         return "paused", f"its queue {at.queue!r} is paused.", facts
     if not workers:
@@ -183,9 +213,17 @@ def blocked(why: Why, causes: Sequence[Why], roots: Sequence[Why]) -> Why:
     root = f" At the root: {deeper[0].sequence_id} ({deeper[0].type}): {deeper[0].sentence}" if deeper else ""
     stuck = any(each.code in ("cancelled", "expired") for each in (*causes, *roots))
     way_out = " What was cancelled or has expired never runs again: cancel or complete the sequence that waits for it." if stuck else ""
+    failed = next((each for each in (*roots, *causes) if each.code == "failed"), None)
+    if failed is not None:
+        way_out += f" `queuert retry {failed.sequence_id}` runs what has failed again."
     sentence = f"{why.sentence.rstrip('.')}: {said}{more}.{root}{way_out}" if said else why.sentence
     return Why(why.code, sentence, why.sequence_id, why.type, why.facts, tuple(causes), tuple(roots))
 
 
 def _says(error: Mapping[str, Any] | None) -> str:
-    return f"{error.get('type', 'error')}: {error.get('message', '')}".strip() if error else "no error is stored"
+    return _cut(f"{error.get('type', 'error')}: {error.get('message', '')}".strip()) if error else "no error is stored"
+
+
+def _cut(text: str) -> str:
+    """As much as a sentence bears; the whole of it is in the facts."""
+    return text if len(text) <= SAYS else f"{text[: SAYS - 1]}…"

@@ -13,7 +13,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from queuert_py import Engine
+from queuert_py.decisions.pace import Pace
 from queuert_py.postgres.migrate import script
+from queuert_py.runtime import patience
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(folder) if folder in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+LARGE = 256 * 1024
+"""Bytes of a table from which on it is truncated: that makes a new file for each of its indexes, and costs more than a few rows."""
+_TABLES = """
+    select format('queuert.%I', relname), pg_relation_size(oid) from pg_class
+    where relnamespace = 'queuert'::regnamespace and relkind = 'r' and relname not in ('migration', 'setting')
+"""
 
 
 @pytest.fixture(scope="session")
@@ -92,12 +102,21 @@ def dsn(database: str) -> Iterator[str]:
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
         )
-        tables = connection.execute(
-            "select format('queuert.%I', tablename) from pg_tables "
-            "where schemaname = 'queuert' and tablename not in ('migration', 'setting')"
-        )
-        connection.execute(b"truncate " + ", ".join(row[0] for row in tables).encode())
-        connection.execute("drop schema public cascade; create schema public")
+        tables: dict[str, int] = dict(connection.execute(_TABLES).fetchall())
+        with connection.transaction():
+            connection.execute("drop schema public cascade; create schema public")
+            connection.execute(f"lock table {', '.join(tables)}".encode())  # until the last of the others has let go
+            for table, size in tables.items():
+                connection.execute(f"{'truncate' if size > LARGE else 'delete from'} {table}".encode())
+
+
+@pytest.fixture
+def claims_ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """So many jobs, its only number, a worker of this process claims beyond its slots, as if as many had ended just now; it keeps them."""
+    pace = [10]
+    monkeypatch.setattr(Pace, "ended", lambda *_: pace[0])
+    monkeypatch.setattr(patience, "PREFETCHED", 600.0)
+    return pace
 
 
 @pytest.fixture

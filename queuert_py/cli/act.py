@@ -33,7 +33,7 @@ BATCH = 500
 def migrate(app: str | None, app_dir: str, schema: str | None, lanes: int, as_sql: bool, as_json: bool) -> None:
     """Make the schema, or bring it up to date. Any number may run at once; what is applied is left alone."""
     if as_sql:
-        name = apps.load(app, app_dir)._schema if app else schema or "queuert"
+        name = apps.of_schema(apps.load(app, app_dir), schema)._schema if app else schema or "queuert"
         print(script(name, lanes), end="")
         return
     engine = apps.named(app, app_dir, schema)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 from psycopg.conninfo import conninfo_to_dict
 
 from queuert_py import Engine
@@ -120,12 +121,21 @@ def _engine_of(module: ModuleType, attribute: str) -> Engine[Any]:
 def named(app: str | None, app_dir: str, schema: str | None) -> Engine[Any]:
     """The app's engine, or without an app one on QUEUERT_DSN that knows no job types: enough for looking and for operators."""
     if app:
-        return load(app, app_dir)
+        return of_schema(load(app, app_dir), schema)
     dsn = os.environ.get(DSN_VARIABLE)
     if not dsn:
         repair = f"set {DSN_VARIABLE}=postgresql://… (or use --app module:engine, {APP_VARIABLE})"
         raise Trouble("No database is named.", f"neither an app nor {DSN_VARIABLE} is given", repair, USAGE)
     return Engine(dsn, schema=schema or "queuert", pool_size=2)
+
+
+def of_schema(engine: Engine[Any], schema: str | None) -> Engine[Any]:
+    """The app's engine, unless another schema than its own was typed (the variable is for commands without an app)."""
+    typed = click.get_current_context().get_parameter_source("schema") is ParameterSource.COMMANDLINE
+    if typed and schema != engine._schema:
+        what = f"the app's engine is on the schema {engine._schema!r}, not on {schema!r}"
+        raise Trouble("--schema contradicts the app.", what, f"leave --schema out, or leave the app out and set {DSN_VARIABLE}", USAGE)
+    return engine
 
 
 def is_embedded(engine: Engine[Any]) -> bool:

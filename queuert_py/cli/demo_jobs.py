@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -47,6 +48,12 @@ class Stored(BaseModel):
     lines: int
 
 
+class Changed(BaseModel):
+    """Somebody has changed or removed the file while the demo ran: it does not count."""
+
+    path: str
+
+
 class Folder(BaseModel):
     folder: str
 
@@ -62,21 +69,23 @@ class Report(BaseModel):
 
 
 @jobs.job_type(max_attempts=3, backoff=0.2)
-async def read(job: Job[File]) -> Continuation[Stored]:
+async def read(job: Job[File]) -> Changed | Continuation[Changed | Stored]:
     """Read the file; what follows checks by the hash that it works on the same bytes."""
     file = job.input
-    data = await asyncio.to_thread(Path(file.folder, file.path).read_bytes)
+    data = await bytes_of(file.folder, file.path)
+    if data is None:
+        return Changed(path=file.path)
     digest = hashlib.sha256(data).hexdigest()
     return continue_with(analyse, Content(folder=file.folder, path=file.path, digest=digest, bytes=len(data)))
 
 
 @jobs.job_type(internal=True, max_attempts=3, backoff=0.2)
-async def analyse(job: Job[Content]) -> Continuation[Stored]:
+async def analyse(job: Job[Content]) -> Changed | Continuation[Stored]:
     """Count lines, words and, in Python, definitions."""
     content = job.input
-    data = await asyncio.to_thread(Path(content.folder, content.path).read_bytes)
-    if hashlib.sha256(data).hexdigest() != content.digest:
-        raise RuntimeError(f"{content.path} was changed while the demo ran")
+    data = await bytes_of(content.folder, content.path)
+    if data is None or hashlib.sha256(data).hexdigest() != content.digest:
+        return Changed(path=content.path)
     text = data.decode("utf-8", "replace")
     definitions = await asyncio.to_thread(count_definitions, text) if content.path.endswith(".py") else 0
     known = content.model_dump(exclude={"folder"})
@@ -108,6 +117,13 @@ async def report(job: Job[Folder]) -> Report:
         )
         row = await cursor.fetchone()
     return Report(**dict(zip(Report.model_fields, row or (), strict=True)))
+
+
+async def bytes_of(folder: str, path: str) -> bytes | None:
+    """What a file holds; None if it is not there (any more)."""
+    with contextlib.suppress(OSError):
+        return await asyncio.to_thread(Path(folder, path).read_bytes)
+    return None
 
 
 def count_definitions(text: str) -> int:

@@ -65,6 +65,7 @@ def show(figures: Figures) -> None:
         (
             ("files", f"{figures.files:,} ({report['bytes']:,} bytes, {report['lines']:,} lines, {report['words']:,} words)"),
             ("Python definitions", f"{report['definitions']:,}, most in {report['most_definitions']}" if report["definitions"] else None),
+            ("changed meanwhile", f"{figures.changed:,} files, which do not count" if figures.changed else None),
             ("jobs", f"{figures.jobs:,} in {figures.work_seconds:.2f} s ({figures.jobs_per_second:,.0f} jobs/s, the recovery included)"),
             ("killed", f"worker {figures.killed_pid} by SIGKILL, holding {figures.held} jobs"),
             ("recovered", f"{figures.held} jobs: {_recovered(figures)}; {output.span(figures.recovery_seconds)} after the death"),
@@ -74,7 +75,7 @@ def show(figures: Figures) -> None:
     )
     print()
     if not figures.holds:
-        output.say(f"NOT as promised: {figures.jobs_failed} job(s) failed, {figures.unfinished} unfinished; see the figures above.")
+        output.say(f"NOT as promised: {'; '.join(figures.broken)}.")
         return
     output.say("Every file exactly once, although a worker was killed while it worked.")
     output.say("")

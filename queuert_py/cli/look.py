@@ -156,20 +156,24 @@ def instant(text: str | None, option: str) -> datetime | None:
     if text is None:
         return None
     ago = re.fullmatch(r"(\d+)([smhd])", text.strip())
-    if ago:
-        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[ago[2]])
     try:
+        if ago:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[ago[2]])
         found = datetime.fromisoformat(text.strip())
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Trouble(
             f"{option} {text!r} is no time.", "a date, a time, or a span back from now", "write 2026-01-31T12:00, or 30m, 2h, 7d", USAGE
         ) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+STATUSES = [each for each in get_args(Status) if each != "continued"]
+"""How a sequence may stand; continued are jobs of it."""
+
+
 @click.command("list")
 @apps.database_options
-@click.option("--status", "wanted", type=click.Choice(get_args(Status)), help="Only sequences that stand so.")
+@click.option("--status", "wanted", type=click.Choice(STATUSES), help="Only sequences that stand so.")
 @click.option("--failed", is_flag=True, help="The same as --status failed.")
 @click.option("--type", "type", metavar="TYPE", help="Only sequences that started with this job type.")
 @click.option("--queue", help="Only sequences in this queue.")

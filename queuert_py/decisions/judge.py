@@ -55,8 +55,9 @@ def after_error(
             return Ending("failed", reason="timeout", error=as_json)
         case _:
             pass
-    wanted = isinstance(error, (Retry, TimeoutError)) or (isinstance(error, policy.retry_on) and not isinstance(error, policy.no_retry_on))
-    if not wanted or not attempts_left(policy, override, attempt):
+    asked = isinstance(error, Retry) or (isinstance(error, TimeoutError) and outcome == "timeout")
+    wanted = isinstance(error, (TimeoutError, *policy.retry_on)) and not isinstance(error, policy.no_retry_on)
+    if not (asked or wanted) or not attempts_left(policy, override, attempt):
         reason: Reason = "timeout" if outcome == "timeout" else "error"
         return Ending("failed", reason=reason, error=as_json)
     return Delay(*_when(error, policy, attempt, random), outcome=outcome, error=as_json)

@@ -23,7 +23,7 @@ def call_when_done(
     """Call it with the handle once `wait` says how the sequence ended; a function that takes it back."""
 
     async def call() -> None:
-        sequence.ended = await wait()
+        sequence._ended = await wait()
         try:
             value = callback(sequence)
             if inspect.isawaitable(value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -19,22 +19,24 @@ from queuert_py.control import Cancelled, Cleared, Declined, FailedFilter, Failu
 from queuert_py.engine.core import Core
 from queuert_py.errors import SequenceBusyError, UsageError
 from queuert_py.failing import new_inputs
-from queuert_py.job import In, Tx, current
-from queuert_py.job_types import InternalJobType, job_type_of
-from queuert_py.joining import ForeignTx, connection_of
+from queuert_py.job import In, Tx
+from queuert_py.job_types import Completes, InternalJobType, Out, job_type_of
+from queuert_py.joining import ForeignTx
 from queuert_py.postgres import blocking, controls
 from queuert_py.postgres.calls import READ_COMMITTED, together
 from queuert_py.postgres.controls import Changes
 from queuert_py.postgres.database import Database
+from queuert_py.postgres.faces import lent
 from queuert_py.postgres.plans import Plan, carry_out
 from queuert_py.postgres.store import Store
 from queuert_py.runtime.telling import changed
+from queuert_py.sequence import SequenceRef
 from queuert_py.values import Continuation, Duration, Reason
 
 T = TypeVar("T")
-Answer: TypeAlias = BaseModel | Continuation[Any] | Declined | None
-Decide: TypeAlias = Callable[[OpenJob[In]], Answer | Awaitable[Answer]]
-DecideIn: TypeAlias = Callable[[OpenJob[In], Tx], Answer | Awaitable[Answer]]
+Answer: TypeAlias = Out | Continuation[Out] | Declined
+Decide: TypeAlias = Callable[[OpenJob[In]], Answer[Out] | Awaitable[Answer[Out]]]
+DecideIn: TypeAlias = Callable[[OpenJob[In], T], Answer[Out] | Awaitable[Answer[Out]]]
 WAIT = timedelta(seconds=4)
 """How long a call waits for a row which an open transaction of a handler holds."""
 LIMIT = 60.0
@@ -45,7 +47,7 @@ class Controls(Core[Tx]):
     """The verbs that change what was started. All take `tx=`, the caller's transaction: then they take effect when that commits."""
 
     async def cancel_sequences(
-        self, ids: Iterable[UUID], /, *, cascade: bool = False, tx: Tx | ForeignTx | None = None
+        self, ids: Iterable[SequenceRef], /, *, cascade: bool = False, tx: Tx | ForeignTx | None = None
     ) -> dict[UUID, Cancelled]:
         """End what has not ended, as cancelled; how each stands now, by id.
 
@@ -54,9 +56,9 @@ class Controls(Core[Tx]):
         their handlers have started, and what that has started.
         """
         wanted = options.identifiers(ids)
-        self._not_itself(wanted, tx)
+        own = await self._not_itself(wanted, tx)
         try:
-            standing = await self._change(tx, lambda store: controls.cancel(store, wanted, cascade=cascade))
+            standing = await self._change(tx, lambda store: controls.cancel(store, wanted, cascade=cascade, own=own))
         except SequenceBusyError:
             if tx is not None:
                 raise
@@ -68,7 +70,9 @@ class Controls(Core[Tx]):
                     standing[id] = "busy"
         return {UUID(id): cast("Cancelled", status) for id, status in standing.items()}
 
-    async def delete_sequences(self, ids: Iterable[UUID], /, *, cascade: bool = False, tx: Tx | ForeignTx | None = None) -> list[UUID]:
+    async def delete_sequences(
+        self, ids: Iterable[SequenceRef], /, *, cascade: bool = False, tx: Tx | ForeignTx | None = None
+    ) -> list[UUID]:
         """Remove sequences with all that is known of them, finished or not; those that were there. Running handlers are cancelled
         (`job.abort_reason` "deleted").
 
@@ -76,23 +80,23 @@ class Controls(Core[Tx]):
         cascade: also what they have waited for, at any of their steps, as far as no other unfinished sequence needs it.
         """
         wanted = options.identifiers(ids)
-        self._not_itself(wanted, tx)
+        own = await self._not_itself(wanted, tx)
         gone: dict[str, None] = {}
 
         def plan(store: Store) -> Plan[tuple[None, Changes]]:
-            deleted, changes = yield from controls.delete(store, wanted, cascade=cascade)
+            deleted, changes = yield from controls.delete(store, wanted, cascade=cascade, own=own)
             gone.update(dict.fromkeys(deleted))  # a try whose COMMIT was not answered has deleted them, if the next one finds none
             return None, changes
 
         await self._change(tx, plan)
         return [UUID(id) for id in gone]
 
-    async def trigger(self, ids: Iterable[UUID], /, *, tx: Tx | ForeignTx | None = None) -> None:
+    async def trigger(self, ids: Iterable[SequenceRef], /, *, tx: Tx | ForeignTx | None = None) -> None:
         """Let waiting sequences run now, in the order of the ids: as `reschedule` without a time."""
         await self._reschedule(ids, None, None, tx)
 
     async def reschedule(
-        self, ids: Iterable[UUID], /, *, delay: Duration | None = None, at: datetime | None = None, tx: Tx | ForeignTx | None = None
+        self, ids: Iterable[SequenceRef], /, *, delay: Duration | None = None, at: datetime | None = None, tx: Tx | ForeignTx | None = None
     ) -> None:
         """Give waiting sequences another time, after `delay` or `at` an instant; all or none, due in the order of the ids.
 
@@ -104,50 +108,63 @@ class Controls(Core[Tx]):
             raise UsageError("reschedule() needs delay= or at=; `trigger(ids)` lets them run now.")
         await self._reschedule(ids, span, instant, tx)
 
-    async def _reschedule(self, ids: Iterable[UUID], delay: Any, at: datetime | None, tx: Any) -> None:
+    async def _reschedule(self, ids: Iterable[SequenceRef], delay: Any, at: datetime | None, tx: Any) -> None:
         wanted = options.identifiers(ids)
-        self._not_itself(wanted, tx)
+        await self._not_itself(wanted, tx)
         await self._change(tx, lambda store: controls.reschedule(store, wanted, delay, at))
 
     # --- completing from outside
 
     @overload
     async def complete_sequence(
-        self, id: UUID, outcome: BaseModel | Continuation[Any] | None, /, *, position: int | None = None, tx: Tx | ForeignTx | None = None
-    ) -> bool: ...
-    @overload
-    async def complete_sequence(
         self,
-        id: UUID,
-        outcome: Decide[In],
+        id: SequenceRef,
+        outcome: Out | Continuation[Out],
         /,
         *,
-        job_type: InternalJobType[In, Any],
+        job_type: Completes[Any, Out],
         position: int | None = None,
         tx: Tx | ForeignTx | None = None,
     ) -> bool: ...
     @overload
     async def complete_sequence(
         self,
-        id: UUID,
-        outcome: DecideIn[In, Tx],
+        id: SequenceRef,
+        outcome: Decide[In, Out],
         /,
         *,
-        job_type: InternalJobType[In, Any],
+        job_type: Completes[In, Out],
         position: int | None = None,
         tx: Tx | ForeignTx | None = None,
     ) -> bool: ...
     @overload
     async def complete_sequence(
-        self, id: UUID, outcome: Decide[Any] | DecideIn[Any, Tx], /, *, position: int | None = None, tx: Tx | ForeignTx | None = None
+        self,
+        id: SequenceRef,
+        outcome: DecideIn[In, Tx, Out],
+        /,
+        *,
+        job_type: Completes[In, Out],
+        position: int | None = None,
+        tx: Tx | ForeignTx | None = None,
+    ) -> bool: ...
+    @overload
+    async def complete_sequence(
+        self,
+        id: SequenceRef,
+        outcome: BaseModel | Continuation[Any] | Decide[Any, Any] | DecideIn[Any, Tx, Any] | None,
+        /,
+        *,
+        position: int | None = None,
+        tx: Tx | ForeignTx | None = None,
     ) -> bool: ...
     async def complete_sequence(
         self,
-        id: UUID,
+        id: SequenceRef,
         outcome: Any,
         /,
         *,
-        job_type: InternalJobType[Any, Any] | None = None,
+        job_type: Any = None,
         position: int | None = None,
         tx: Any = None,
     ) -> bool:
@@ -157,18 +174,18 @@ class Controls(Core[Tx]):
         function, def or async, is called with the OpenJob while its row is held, and with the transaction if it takes a second
         parameter; it may be called again after a lost connection, but is committed once, and has a minute. A handler that runs is
         cancelled (`job.abort_reason` "completed_elsewhere"). job_type, position: what the current job must be.
-        SequenceNotFoundError, SequenceEndedError (says how), SequenceMovedError, InvalidOutputError, UnknownJobTypeError.
+        SequenceNotFoundError, SequenceEndedError (says how), SequenceMovedError, UnknownJobTypeError; UsageError for what is no outcome.
         """
         wanted = str(options.identifier(id))
         if job_type is not None:
             job_type = job_type_of(job_type, "complete_sequence()")
-        self._not_itself([wanted], tx)
+        await self._not_itself([wanted], tx)
         database = await self._db()
         if position is None:
             position = await self._carry(tx, lambda store: controls.look(store, wanted), database)
         call = Completion(self, wanted, outcome, job_type, position)
-        if tx is not None:
-            connection = self._connection(tx)
+        connection = (await self._within(tx)).carrier
+        if connection is not None:
             await carry_out(controls.check_isolation(), connection)
             changes = await call.on(database, connection, tx)
             if changes is not None:
@@ -177,11 +194,9 @@ class Controls(Core[Tx]):
 
         async def work(connection: AsyncConnection[Any]) -> Changes | None:
             async with _transaction(database, connection):
-                wrapped = self.wrap(connection)
-                if wrapped is None:
-                    return await call.on(database, connection, connection)
-                async with wrapped as own:
-                    return await call.on(database, connection, own)
+                with lent(connection) as face:
+                    async with self.wrap(face) or nullcontext(face) as own:
+                        return await call.on(database, connection, own)
 
         changes = await database.retrying(work, LIMIT)
         if changes is not None:
@@ -192,7 +207,13 @@ class Controls(Core[Tx]):
 
     @overload
     async def retry_sequences(
-        self, ids: Iterable[UUID], /, *, new_input: NewInput | None = None, reset_attempts: bool = True, tx: Tx | ForeignTx | None = None
+        self,
+        ids: Iterable[SequenceRef],
+        /,
+        *,
+        new_input: NewInput | None = None,
+        reset_attempts: bool = True,
+        tx: Tx | ForeignTx | None = None,
     ) -> dict[UUID, Retried]: ...
     @overload
     async def retry_sequences(
@@ -218,7 +239,7 @@ class Controls(Core[Tx]):
     ) -> dict[UUID, Retried]: ...
     async def retry_sequences(
         self,
-        ids: Iterable[UUID] | None = None,
+        ids: Iterable[SequenceRef] | None = None,
         /,
         *,
         job_type: InternalJobType[Any, Any] | str | None = None,
@@ -237,7 +258,7 @@ class Controls(Core[Tx]):
         conditions = _which(which, job_type)
         if (wanted is None) == (not which and job_type is None):
             raise UsageError("retry_sequences() takes ids, or a filter: say which, like oldest=100 or type='resize'.")
-        self._not_itself((), tx)
+        await self._not_itself((), tx)
         result: dict[str, str] = {}
 
         def plan(store: Store) -> Plan[tuple[None, Changes]]:
@@ -256,7 +277,7 @@ class Controls(Core[Tx]):
     ) -> dict[UUID, Cleared]:
         """Remove failed sequences (all, or those of the filter) with all that is known of them; those that an unfinished one needs stay."""
         conditions = _which(which, job_type)
-        self._not_itself((), tx)
+        await self._not_itself((), tx)
         result: dict[str, str] = {}
 
         def plan(store: Store) -> Plan[tuple[None, Changes]]:
@@ -277,32 +298,27 @@ class Controls(Core[Tx]):
 
     # --- shared
 
-    def _not_itself(self, ids: Sequence[str], tx: object) -> None:
-        """What cannot be right, because a handler would wait for itself."""
-        running = current.get()
-        if running is None or not running.in_phase:
-            return
-        if tx is None:
-            raise UsageError("inside a phase this must be part of its transaction: pass tx=tx.")
-        if running.row.sequence_id in ids and running.connection_of(tx) is not None:
-            raise UsageError("a handler cannot change its own sequence in its own transaction: return, or raise Fail or Retry.")
-
-    def _connection(self, tx: Any) -> Any:
-        running = current.get()
-        return (running.connection_of(tx) if running is not None else None) or connection_of(tx, native=self._wrapper is not None)
+    async def _not_itself(self, ids: Sequence[str], tx: object) -> str | None:
+        """What cannot be right, because a handler would wait for itself. The sequence in whose own transaction this is."""
+        within = await self._within(tx)
+        if within.own and within.running is not None and within.running.row.sequence_id in ids:
+            raise UsageError(controls.ITSELF)
+        return within.running.row.sequence_id if within.own and within.running is not None else None
 
     async def _carry(self, tx: Any, plan: Callable[[Store], Plan[T]], database: Database) -> T:
-        if tx is not None:
-            return await carry_out(plan(database.store), self._connection(tx))
+        carrier = (await self._within(tx)).carrier
+        if carrier is not None:
+            return await carry_out(plan(database.store), carrier)
         return await database.retrying(lambda connection: carry_out(plan(database.store), connection))
 
     async def _change(self, tx: Any, plan: Callable[[Store], Plan[tuple[T, Changes]]]) -> T:
         """Carry a plan out in the caller's transaction, or in one of the engine's own; then tell everybody."""
-        connection = None if tx is None else self._connection(tx)
+        connection = (await self._within(tx)).carrier
         database = await self._db()
         if connection is not None:
             joined = partial(controls.in_callers_transaction, store=database.store, channel=database.channel)
-            return (await blocking.marking(database, lambda: carry_out(joined(plan(database.store)), connection)))[0]
+            inside = partial(carry_out, connection=connection)
+            return (await blocking.marking(database, lambda: inside(joined(plan(database.store))), patience=blocking.PATIENCE_INSIDE))[0]
         tries: list[Changes] = []
 
         async def work(own: AsyncConnection[Any]) -> T:

@@ -5,32 +5,52 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast, overload
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 
 from queuert_py import failing, options
+from queuert_py.annotations import Contract
+from queuert_py.dependencies import Override, read
 from queuert_py.embedded import Server, open_server
 from queuert_py.errors import ConfigurationError, InvalidContinuationError, InvalidInputError, SchemaError, UsageError
 from queuert_py.ids import uuid7
-from queuert_py.job import Database, Tx
+from queuert_py.job import Database, Running, Tx, current
 from queuert_py.job_types import InternalJobType, JobTypes, job_type_of
+from queuert_py.joining import carrier_for
 from queuert_py.payload import Codec, Wire
 from queuert_py.postgres import database as postgres
 from queuert_py.postgres import migrate as migrations
+from queuert_py.postgres.health import Health
 from queuert_py.postgres.listener import Listener, Notifier
-from queuert_py.postgres.store import Store
+from queuert_py.postgres.plans import Carrier
+from queuert_py.postgres.store import Store, quoted
 from queuert_py.runtime.dispatch import Dispatch
 from queuert_py.runtime.waiters import Waiters
 from queuert_py.runtime.worker import Worker
 from queuert_py.sequence import Collected, JobSequence, ResultSource
 from queuert_py.values import Continuation, ContinueOptions, LiveJob, Step
 
+T = TypeVar("T")
 DSN_VARIABLE = "QUEUERT_DSN"
+SQLALCHEMY_URL = re.compile(r"\w+\+\w+://")
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What a call is made in: a handler's code (`running`), and a transaction of the caller's (`carrier`), which may be the phase's of
+    that handler (`own`)."""
+
+    running: Running | None
+    carrier: Carrier | None
+    own: bool
 
 
 class Core(JobTypes[Tx]):
@@ -48,6 +68,7 @@ class Core(JobTypes[Tx]):
         codec: Codec | None = None,
     ) -> None:
         super().__init__()
+        _check(schema=schema, pool_size=pool_size, max_payload=max_payload, pooler=pooler, codec=codec)
         for registry in registries:
             self.mount(registry)
         self.wire = Wire(max_payload, codec)
@@ -56,6 +77,13 @@ class Core(JobTypes[Tx]):
         self._embedded: tuple[Path | None, bool] | None = None
         if db is None:
             db = os.environ.get(DSN_VARIABLE)
+        if isinstance(db, str) and not db.strip():
+            raise ConfigurationError(f"the DSN is empty: write postgresql://user:password@host:port/database, here or in {DSN_VARIABLE}.")
+        if isinstance(db, str) and SQLALCHEMY_URL.match(db):
+            raise ConfigurationError(
+                "Engine() was given a URL as SQLAlchemy writes it: Engine(SqlAlchemy(url)) gives handlers sessions; for psycopg's "
+                "connections write postgresql://user:password@host:port/database."
+            )
         if isinstance(db, (str, AsyncConnectionPool)):
             self._source = db
         elif hasattr(db, "transaction") and hasattr(db, "conninfo"):
@@ -63,7 +91,8 @@ class Core(JobTypes[Tx]):
         elif not isinstance(db, EmbeddedDatabase):
             raise ConfigurationError(
                 f"Engine() needs a database: a DSN as its argument or in {DSN_VARIABLE}, a psycopg AsyncConnectionPool, "
-                f"or Engine.embedded() for a PostgreSQL of its own{'' if db is None else f' (not {type(db).__name__})'}."
+                "SqlAlchemy(…) for an AsyncEngine of SQLAlchemy's, or Engine.embedded() for a PostgreSQL of its own"
+                f"{'' if db is None else f' (not {type(db).__name__})'}."
             )
         else:
             self._embedded = (db.path, db.ephemeral)
@@ -73,6 +102,7 @@ class Core(JobTypes[Tx]):
         self._server: Server | None = None
         self._database: postgres.Database | None = None
         self._opening: asyncio.Lock | None = None
+        self._making: asyncio.Lock | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._workers: list[Worker] = []
         self._events = Dispatch()
@@ -85,10 +115,8 @@ class Core(JobTypes[Tx]):
         migrate: True applies what is missing, False never does. DatabaseUnavailableError, SchemaError (with the command that repairs
         it), EmbeddedError; NameError when a handler's annotations cannot be resolved; UsageError when it is open on another event loop.
         """
-        loop = asyncio.get_running_loop()
-        if self.loop not in (None, loop):
-            raise UsageError("the engine is open on another event loop (by `engine.sync`, or in another thread): close it there first.")
-        self.loop = loop
+        self._on_its_loop()
+        self.loop = asyncio.get_running_loop()
         if self._opening is None:
             self._opening = asyncio.Lock()
         try:
@@ -113,6 +141,7 @@ class Core(JobTypes[Tx]):
             except BaseException:
                 await database.close()
                 raise
+            database.inside = self._inside
             self._database, self.loop = database, asyncio.get_running_loop()
             self._listener = Listener(database)
             self._notifier = Notifier(database)
@@ -145,27 +174,46 @@ class Core(JobTypes[Tx]):
         return []
 
     async def close(self) -> None:
-        """Stop this engine's workers, then give up every connection. It may be opened again."""
-        for worker in list(self._workers):
-            await worker.stop()
-        if self._database is not None:
-            await self._events.stop()
-            await self._waiters.stop()
-            await self._notifier.stop()
-            await self._listener.stop()
-            database, self._database = self._database, None
-            await database.close()
-        if self._server is not None:
-            server, self._server = self._server, None
-            await asyncio.to_thread(server.close)
-        self._opening = self.loop = None
+        """Stop this engine's workers, wait for those that stop already, then give up every connection. It may be opened again.
+
+        Where the event loop on which it was open has ended, its connections go with that. UsageError when it is open on another one.
+        """
+        if self.loop is not None and self.loop.is_closed():
+            server = self._server
+            self._forget()
+            if server is not None:
+                await asyncio.to_thread(server.close)
+        self._on_its_loop()
+        while self._workers:
+            await self._workers[0].stop()
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:
+            if self._database is not None:
+                await self._events.stop()
+                await self._waiters.stop()
+                await self._notifier.stop()
+                await self._listener.stop()
+                database, self._database = self._database, None
+                await database.close()
+            if self._server is not None:
+                server, self._server = self._server, None
+                await asyncio.to_thread(server.close)
+            self._opening = self._making = self.loop = None
+
+    def _on_its_loop(self) -> None:
+        """UsageError in another event loop than the one on which the engine is open."""
+        if self.loop is None or self.loop is asyncio.get_running_loop():
+            return
+        if self.loop.is_closed():
+            raise UsageError("the engine was left open on an event loop that has ended: use `async with engine` there, or close it first.")
+        raise UsageError("the engine is open on another event loop (by `engine.sync`, or in another thread): close it there first.")
 
     def _forget(self) -> list[object]:
         """In a forked process: be as if never opened. What was open, to be kept and never closed: its sockets are the parent's as well."""
         opened: list[object] = [self._database, self._server, self._opening, self.loop, *self._workers]
         if self._database is not None:
             opened += [self._listener, self._notifier, self._waiters]
-        self._database = self._server = self._opening = self.loop = None
+        self._database = self._server = self._opening = self._making = self.loop = None
         self._workers = []
         return opened
 
@@ -186,11 +234,30 @@ class Core(JobTypes[Tx]):
         return f"<Engine {self._schema!r}, {len(self.names())} job types, {'open' if self._database else 'not open'}>"
 
     @property
-    def health(self) -> postgres.Health:
+    def health(self) -> Health:
         """The health monitor: `report`, `check()`, `on_change(callback)`."""
         if self._database is None:
             raise ConfigurationError("the engine is not open: use `async with engine`.")
         return self._database.health
+
+    # --- tests
+
+    @overload
+    def override(self, provide: Callable[..., Coroutine[Any, Any, T]], /) -> Override[T]: ...
+    @overload
+    def override(self, provide: Callable[..., AsyncGenerator[T, Any]], /) -> Override[T]: ...
+    @overload
+    def override(self, provide: Callable[..., AsyncIterator[T]], /) -> Override[T]: ...
+    @overload
+    def override(self, provide: Callable[..., Generator[T, Any, Any]], /) -> Override[T]: ...
+    @overload
+    def override(self, provide: Callable[..., Iterator[T]], /) -> Override[T]: ...
+    @overload
+    def override(self, provide: Callable[..., T], /) -> Override[T]: ...
+    def override(self, provide: Callable[..., Any], /) -> Any:
+        """`with engine.override(get_db).by(fake_db):`: inside the block, this engine's workers make `Depends(get_db)` by `fake_db`."""
+        read(provide, "override()")
+        return Override[Any](provide, self.overrides)
 
     # --- what workers ask for
 
@@ -223,11 +290,18 @@ class Core(JobTypes[Tx]):
 
     def find(self, type: str, id: str) -> JobSequence[Any]:
         """A handle that a step has kept: of any type, declared here or not."""
-        return JobSequence[Any](id, type, cast("ResultSource", self), self.get(type).contract.outputs if self.has(type) else None)
+        return JobSequence[Any](id, type, cast("ResultSource", self), self.get(type).contract if self.has(type) else None)
 
     def _type(self, given: Any, call: str) -> InternalJobType[Any, Any]:
         """The job type that a call was given, by itself or by its name. UsageError, UnknownJobTypeError."""
         return self.get(given) if isinstance(given, str) else job_type_of(given, call)
+
+    def _expected(self, job_type: InternalJobType[Any, Any], output: Any, call: str) -> Contract:
+        """What a handle that was made by name returns: what its type declares, as far as it is an `output`. UsageError if it never is."""
+        contract = job_type.contract if output is None else job_type.contract.narrowed(output)
+        if contract is None:
+            raise UsageError(f"{call}: output={getattr(output, '__name__', output)}, but {job_type.name!r} returns {job_type.contract}.")
+        return contract
 
     def model(self, type: str, name: str) -> builtins.type[BaseModel] | None:
         """The model of this name that a job type returns."""
@@ -243,6 +317,9 @@ class Core(JobTypes[Tx]):
     def step_for(self, continuation: Continuation[Any], row: LiveJob) -> Step:
         """Check a continuation and dump it. Raises what is the handler's fault."""
         known = self.get(continuation.job_type.name)
+        before = self.get(row.type).contract if self.has(row.type) else known.contract
+        if not before.covers(known.contract):
+            raise InvalidContinuationError(f"{row.type!r} returns {before}, it cannot continue with {known.name!r}: {known.contract}.")
         blockers = Collected()
         try:
             text = known.dump_input(continuation.input, self.wire, blockers)
@@ -264,10 +341,55 @@ class Core(JobTypes[Tx]):
             on_blocker_failure=known.options.get("on_blocker_failure", "hold"),
         )
 
+    def _mine(self, running: Running | None) -> Running | None:
+        """The handler that runs this code, if it is one of this database's: what another engine's does is no business of ours. None for
+        what a handler has left running behind it."""
+        if running is None or running.over:
+            return None
+        if running.place is None:
+            return running
+        return running if self._database is not None and running.place == self._database.place else None
+
+    def _inside(self) -> bool:
+        """Is this the code of a handler's phase, which has a connection of the pool already?"""
+        running = self._mine(current.get())
+        return running is not None and running.in_phase
+
+    async def _handler(self) -> Running | None:
+        """As `_mine`, of the handler that runs this code."""
+        running = current.get()
+        if running is not None and running.place is not None:
+            await self._db()
+        return self._mine(running)
+
+    async def _within(self, tx: Any) -> Within:
+        """UsageError for a phase without its transaction, and for what is no transaction; PhaseError for one of a phase that is over."""
+        running = await self._handler()
+        if running is not None and running.in_phase and tx is None:
+            raise UsageError("inside a phase this must be part of its transaction: pass tx=tx.")
+        own = None if running is None else running.carrier_for(tx)
+        return Within(running, own or carrier_for(tx, native=self._wrapper is not None), own is not None)
+
     async def _db(self) -> postgres.Database:
+        self._on_its_loop()
         if self._database is None:
             await self.open()
         return self.database
+
+
+def _check(**given: Any) -> None:
+    """What an engine is made with. ConfigurationError."""
+    if not isinstance(given["schema"], str):
+        raise ConfigurationError(f"schema={given['schema']!r}: a name is needed.")
+    quoted(given["schema"])
+    for name in ("pool_size", "max_payload"):
+        if type(given[name]) is not int or given[name] < 1:
+            raise ConfigurationError(f"{name}={given[name]!r}: an integer, at least 1.")
+    if not isinstance(given["pooler"], bool):
+        raise ConfigurationError(f"pooler={given['pooler']!r}: True or False.")
+    codec = given["codec"]
+    if codec is not None and not (callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None))):
+        raise ConfigurationError(f"codec={codec!r}: an object with encode(data) and decode(data) is needed.")
 
 
 class EmbeddedDatabase:

@@ -15,6 +15,7 @@ from queuert_py.ids import lane_of
 from queuert_py.job import Tx
 from queuert_py.looking import JobFilters, Page, SequenceFilters, checked, cursor, page, page_size, place
 from queuert_py.runtime.standing import why
+from queuert_py.sequence import SequenceRef
 from queuert_py.values import AttemptRecord, JobRecord, LinkRecord, SequenceRecord
 from queuert_py.why import Why
 
@@ -22,22 +23,22 @@ from queuert_py.why import Why
 class Looks(Core[Tx]):
     """The verbs that look and change nothing."""
 
-    async def get_sequence(self, id: UUID, /) -> SequenceRecord:
+    async def get_sequence(self, id: SequenceRef, /) -> SequenceRecord:
         """Where a sequence stands. SequenceNotFoundError."""
-        options.identifier(id)
+        id = options.identifier(id)
         database = await self._db()
         found = await database.run(database.store.read_sequence(lane_of(id, database.store.lanes), id))
         if not found:
-            raise SequenceNotFoundError(f"sequence {id} does not exist.")
+            raise SequenceNotFoundError(f"sequence {id} does not exist.", id=id)
         return found[0]
 
     async def get_job(self, id: UUID, /, *, attempts: bool = False) -> JobRecord:
         """Where a job stands. attempts: also those of its attempts that did not succeed, oldest first. JobNotFoundError."""
-        options.identifier(id)
+        options.uuid(id)
         database = await self._db()
         found = await database.run(database.store.read_job(lane_of(id, database.store.lanes), id))
         if not found:
-            raise JobNotFoundError(f"job {id} does not exist.")
+            raise JobNotFoundError(f"job {id} does not exist.", id=id)
         job = found[0]
         if not attempts:
             return job
@@ -57,15 +58,15 @@ class Looks(Core[Tx]):
         return page(await database.run(call), size, lambda last: cursor("s", last.id))
 
     @overload
-    async def list_jobs(self, id: UUID, /) -> list[JobRecord]: ...
+    async def list_jobs(self, id: SequenceRef, /) -> list[JobRecord]: ...
     @overload
     async def list_jobs(self, /, *, limit: int = 100, after: str | None = None, **filters: Unpack[JobFilters]) -> Page[JobRecord]: ...
     async def list_jobs(
-        self, id: UUID | None = None, /, *, limit: int = 100, after: str | None = None, **filters: Unpack[JobFilters]
+        self, id: SequenceRef | None = None, /, *, limit: int = 100, after: str | None = None, **filters: Unpack[JobFilters]
     ) -> list[JobRecord]:
         """The jobs of one sequence, in order ([] if it does not exist); or the jobs of all, newest sequence first, as `list_sequences`."""
         if id is not None:
-            options.identifier(id)
+            id = options.identifier(id)
             database = await self._db()
             return await database.run(database.store.list_jobs(lane_of(id, database.store.lanes), id))
         values, size = checked(filters, JobFilters), page_size(limit)
@@ -74,15 +75,15 @@ class Looks(Core[Tx]):
         call = database.store.find_jobs(values, limit=size + 1, after=last_id, position=position)
         return page(await database.run(call), size, lambda last: cursor("j", last.sequence_id, last.position))
 
-    async def list_attempts(self, id: UUID, /) -> list[AttemptRecord]:
+    async def list_attempts(self, id: SequenceRef, /) -> list[AttemptRecord]:
         """The attempts of a sequence that did not succeed, oldest first."""
-        options.identifier(id)
+        id = options.identifier(id)
         database = await self._db()
         return await database.run(database.store.list_attempts(lane_of(id, database.store.lanes), id))
 
-    async def list_blockers(self, id: UUID, /, *, limit: int = 1000, after: str | None = None) -> Page[LinkRecord]:
+    async def list_blockers(self, id: SequenceRef, /, *, limit: int = 1000, after: str | None = None) -> Page[LinkRecord]:
         """What the jobs of a sequence wait, or waited, for: by the position of the job, then by id. [] when it does not exist."""
-        options.identifier(id)
+        id = options.identifier(id)
         size = page_size(limit)
         last_id, position = place(after, "b", UUID, int)
         database = await self._db()
@@ -90,9 +91,9 @@ class Looks(Core[Tx]):
         call = database.store.list_blockers(lane, id, limit=size + 1, after=last_id, position=position)
         return page(await database.run(call), size, lambda last: cursor("b", last.id, last.position))
 
-    async def list_dependents(self, id: UUID, /, *, limit: int = 1000, after: str | None = None) -> Page[LinkRecord]:
+    async def list_dependents(self, id: SequenceRef, /, *, limit: int = 1000, after: str | None = None) -> Page[LinkRecord]:
         """The jobs that wait, or waited, for a sequence, by their sequence's id. [] when it does not exist."""
-        options.identifier(id)
+        id = options.identifier(id)
         size = page_size(limit)
         last_id, position = place(after, "d", UUID, int)
         database = await self._db()
@@ -100,7 +101,7 @@ class Looks(Core[Tx]):
         call = database.store.list_dependents(lane, id, limit=size + 1, after=last_id, position=position)
         return page(await database.run(call), size, lambda last: cursor("d", last.id, last.position))
 
-    async def why(self, id: UUID, /) -> Why:
+    async def why(self, id: SequenceRef, /) -> Why:
         """What a sequence waits for, or how it ended: code, sentence, facts, and behind a block its causes. SequenceNotFoundError."""
-        options.identifier(id)
+        id = options.identifier(id)
         return await why(await self._db(), self, id)

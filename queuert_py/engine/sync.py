@@ -82,16 +82,16 @@ def _blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> 
     def verb(self: SyncEngine, *args: Any, **options: Any) -> T:
         errands: _Errands | None = None
         if options.get("tx") is not None:
-            options["tx"], errands = _joined(options["tx"])
+            options["tx"], errands = _joined(self._engine, options["tx"])
         return self._wait(lambda engine: method(engine, *args, **options), errands)
 
     return cast("Callable[Concatenate[SyncEngine, P], T]", verb)
 
 
-def _joined(tx: object) -> tuple[object, _Errands | None]:
+def _joined(engine: Core[Any], tx: object) -> tuple[object, _Errands | None]:
     """`tx` as the verb is to be given it; the transaction of a `def` handler's phase is known to its attempt."""
-    running = current.get()
-    if running is not None and running.connection_of(tx) is not None:
+    running = engine._mine(current.get())
+    if running is not None and running.carrier_for(tx) is not None:
         return tx, None
     errands = _Errands(tx if isinstance(tx, ForeignTx) else join(cast("Connection[Any]", tx)))
     return errands, errands
@@ -144,7 +144,10 @@ class SyncEngine:
 
     def result(self, sequence: JobSequence[Out], /, *, timeout: Duration | None = None) -> Out:
         """Wait for a sequence to end and return its output: `JobSequence.result`, for this thread."""
-        output: Out = self._wait(lambda engine: engine.result_of(sequence, timeout), None)
+        given: Any = sequence
+        if not isinstance(given, JobSequence):
+            raise UsageError(f"{given!r} is no handle: engine.sync.start_sequence(…), or engine.sequence(type, id).")
+        output: Out = self._wait(lambda engine: engine._result_of(sequence, timeout), None)
         return output
 
     def close(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, cast, overload
-from uuid import UUID
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 from queuert_py import options
 from queuert_py.engine.core import Core
@@ -14,12 +13,31 @@ from queuert_py.errors import UsageError
 from queuert_py.events import E, Event
 from queuert_py.job import Tx
 from queuert_py.runtime.watching import Watch
+from queuert_py.sequence import SequenceRef
+
+E1 = TypeVar("E1", bound=Event)
+E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
+E4 = TypeVar("E4", bound=Event)
+Told: TypeAlias = Callable[[Callable[[E1], Any]], Callable[[E1], Any]]
 
 
 class Watches(Core[Tx]):
     """The verbs that tell what happens."""
 
-    def on(self, *kinds: type[E]) -> Callable[[Callable[[E], Any]], Callable[[E], Any]]:
+    @overload
+    def on(self, kind: type[E1], /) -> Told[E1]: ...
+    @overload
+    def on(self, kind: type[E1], kind2: type[E2], /) -> Told[E1 | E2]: ...
+    @overload
+    def on(self, kind: type[E1], kind2: type[E2], kind3: type[E3], /) -> Told[E1 | E2 | E3]: ...
+    @overload
+    def on(self, kind: type[E1], kind2: type[E2], kind3: type[E3], kind4: type[E4], /) -> Told[E1 | E2 | E3 | E4]: ...
+    @overload
+    def on(
+        self, kind: type[Event], kind2: type[Event], kind3: type[Event], kind4: type[Event], kind5: type[Event], /, *more: type[Event]
+    ) -> Told[Event]: ...
+    def on(self, *kinds: Any) -> Any:
         """Decorates a function that is called with each event of these kinds (a base stands for all of its kinds) that a worker or a call
         of this engine has committed: after the commit, and without any say in it (what it raises is logged).
 
@@ -28,7 +46,7 @@ class Watches(Core[Tx]):
         """
         _check(kinds)
 
-        def listen(handler: Callable[[E], Any]) -> Callable[[E], Any]:
+        def listen(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
             if not callable(handler):
                 raise UsageError("@engine.on(JobFailed, …) decorates a function that takes the event.")
             self._events.on(kinds, handler)
@@ -40,7 +58,7 @@ class Watches(Core[Tx]):
     def watch(
         self,
         *,
-        id: UUID | None = None,
+        id: SequenceRef | None = None,
         type: str | None = None,
         queue: str | None = None,
         tag: str | None = None,
@@ -51,7 +69,7 @@ class Watches(Core[Tx]):
     def watch(
         self,
         *kinds: builtins.type[E],
-        id: UUID | None = None,
+        id: SequenceRef | None = None,
         type: str | None = None,
         queue: str | None = None,
         tag: str | None = None,
@@ -61,7 +79,7 @@ class Watches(Core[Tx]):
     def watch(
         self,
         *kinds: Any,
-        id: UUID | None = None,
+        id: SequenceRef | None = None,
         type: str | None = None,
         queue: str | None = None,
         tag: str | None = None,
@@ -71,6 +89,8 @@ class Watches(Core[Tx]):
         """The events of all processes, from now on, or since an instant: `async for event in engine.watch(JobFailed, tag="vip")`.
 
         None is left out and none is given twice by one watch, in whatever order transactions commit; ordered by time as far as that can be.
+        What others have not committed when it begins is to come (of another role's transactions, whose age the server does not show: what
+        they wrote within the last minute). What is deleted before the watch has come to it is not told.
         kinds: which (default: all that `queuert_py.events` marks for watch). id: of the sequence. type: of the job. since: the `cursor` of
         an earlier watch, or any instant as far back as finished jobs are kept. It begins at the first step, or at `async with`. UsageError.
         """

@@ -24,7 +24,7 @@ from queuert_py.errors import (
     SequenceNotFoundError,
     UsageError,
 )
-from queuert_py.job import In, Tx, current
+from queuert_py.job import In, Tx
 from queuert_py.job_types import JobType, Out, job_type_of
 from queuert_py.postgres.starts import Outcome, Start
 from queuert_py.runtime.context import WorkerContext
@@ -41,7 +41,6 @@ class Works(Starts[Tx]):
     """The verbs that run handlers in this process."""
 
     _here: Here | None = None
-    _making: asyncio.Lock | None = None
 
     def worker(
         self,
@@ -120,16 +119,20 @@ class Works(Starts[Tx]):
 
         Its first job is born leased to this process: no other worker can take it; the jobs after it run here too, where this process has
         their handlers. A failed attempt is retried by its policy, here or by any worker. Should this process die, any worker goes on.
-        A cancelled caller gives the job back. As `start_sequence` (but delay= and at=, which contradict it) and `result`; UsageError where
-        this process has no handler, or inside a handler, where it would hold a slot.
+        timeout= is that of each attempt, as everywhere among these options; the whole call is bounded by `async with asyncio.timeout(…)`.
+        A cancelled caller gives back the job that it has started, unless somebody else here waits for it. As `start_sequence` (but
+        delay=, at= and debounce, which contradict it) and `result`; UsageError where this process has no handler, or inside a handler,
+        where it would hold a slot.
         """
         found = self._type(job_type, "run()")
-        if current.get() is not None:
+        contract = self._expected(found, output, "run()")
+        if await self._handler() is not None:
             raise UsageError(
                 "run() inside a handler would hold its slot: continue_with the job, or make its sequence a Blocker of the next one."
             )
-        if how.get("delay") is not None or how.get("at") is not None:
-            raise UsageError("run() runs it now: leave out delay= and at=, or use start_sequence().")
+        dedup: Any = how.get("dedup")
+        if how.get("delay") is not None or how.get("at") is not None or getattr(dedup, "delay", None) is not None:
+            raise UsageError("run() runs it now: leave out delay=, at= and Dedup.debounce(), or use start_sequence().")
         if found.handler is None:
             raise UsageError(f"job type {found.name!r} has no handler in this process: import the module that implements it.")
         database = await self._db()
@@ -144,12 +147,14 @@ class Works(Starts[Tx]):
                     self._events.emit(event)
 
         handle = batch.handles([await start_at(worker, database, start, told)], self)[0]
+        handle._contract = contract
         id = str(handle.id)
         try:
             with worker.wanting(id) if isinstance(worker, Here) else nullcontext():
-                return await self.result_of(handle, None)
+                return await self._result_of(handle, None)
         except asyncio.CancelledError:
-            let_go(worker, id)
+            if not handle.deduplicated and not self._waiters.awaits(id):  # it is nobody else's, and nobody else waits for it
+                let_go(worker, id)
             raise
 
     async def _worker_for(self, start: Start) -> Worker:

@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_dumps, set_json_loads
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from typing_extensions import TypeVar
@@ -46,10 +47,15 @@ class SqlAlchemy(Generic[Session]):
         conninfo: str | None = None,
         sessions: async_sessionmaker[Session] | None = None,
     ) -> None:
-        given = source.url if isinstance(source, AsyncEngine) else _url(source)
+        try:
+            given = source.url if isinstance(source, AsyncEngine) else _url(source)
+            self._conninfo = conninfo or _conninfo(given)
+        except (ArgumentError, ValueError, psycopg.ProgrammingError):
+            raise ConfigurationError(
+                "SqlAlchemy(): the URL cannot be read: write postgresql+psycopg://user:password@host:port/database."
+            ) from None
         dialect: Any = source.dialect if isinstance(source, AsyncEngine) else None
         self._json: tuple[Any, Any] = (getattr(dialect, "_json_serializer", None), getattr(dialect, "_json_deserializer", None))
-        self._conninfo = conninfo or _conninfo(given)
         engine = create_async_engine("postgresql+psycopg://", poolclass=NullPool, pool_reset_on_return=None, async_creator=_borrow)
         options: dict[str, Any] = dict(source.get_execution_options()) if isinstance(source, AsyncEngine) else {}
         self._engine = engine.execution_options(**{name: value for name, value in options.items() if name != "isolation_level"})
@@ -73,23 +79,20 @@ class SqlAlchemy(Generic[Session]):
     async def _transaction(self, connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[Session]:
         await self._look()
         guard = _Guard(connection, self._json)
+        token = _lent.set(connection)
         try:
-            token = _lent.set(connection)
-            try:
-                bound = await self._engine.connect()
-            finally:
-                _lent.reset(token)
-            session = self._sessions(bind=bound)
-            try:
-                yield session
-                guard.check()
-                await session.flush()
-            finally:
-                guard.leaving = True
-                await session.close()
-                await bound.close()
+            bound = await self._engine.connect()
         finally:
-            guard.lift()
+            _lent.reset(token)
+        session = self._sessions(bind=bound)
+        try:
+            yield session
+            guard.check()
+            await session.flush()
+        finally:
+            guard.leaving = True
+            await session.close()
+            await bound.close()
 
     async def _look(self) -> None:
         """Let SQLAlchemy look at the server once, on a connection apart: it ends with a rollback."""
@@ -117,14 +120,8 @@ class _Guard:
         self._connection = connection
         self.leaving = False
         self._ended: Exception | None = None
-        self._factory = connection.cursor_factory
         connection.cursor_factory = _Cursor
         connection.__dict__.update(queuert_json=json, commit=self._commit, rollback=self._rollback, close=self._close)
-
-    def lift(self) -> None:
-        self._connection.cursor_factory = self._factory
-        for name in ("queuert_json", "commit", "rollback", "close"):
-            self._connection.__dict__.pop(name, None)
 
     def check(self) -> None:
         """Raise what the session did wrong: nothing of this phase is to be kept then."""
@@ -162,6 +159,11 @@ class _Cursor(psycopg.AsyncCursor[Any]):
 
 
 def _url(source: str | URL | None) -> URL:
+    if source is not None and not isinstance(source, (str, URL)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(
+            f"SqlAlchemy({type(source).__name__}(…)): a URL or what create_async_engine(…) made is needed; of a sync Engine "
+            "give `engine.url`."
+        )
     found = source or os.environ.get("QUEUERT_DSN")
     if not found:
         raise ConfigurationError("SqlAlchemy() needs a database: a URL or an AsyncEngine as its argument, or a DSN in QUEUERT_DSN.")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from zlib import crc32
 
-from queuert_py.errors import BlockerCycleError, BlockerError, SequenceNotFoundError
+from pydantic_core import from_json
+
+from queuert_py.errors import BlockerCycleError, BlockerError, SequenceBusyError, SequenceNotFoundError
 from queuert_py.ids import lane_of
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
@@ -26,11 +28,22 @@ LIMIT = 1000
 """The most blockers of one job."""
 LOOKS = 3
 """How often a blocker that is neither live nor finished is looked for."""
-PATIENCE = 30.0
-"""Seconds in which a blocker that somebody's transaction holds is marked again and again."""
+PATIENCE, PATIENCE_INSIDE = 30.0, 5.0
+"""Seconds in which a blocker that somebody's transaction holds is marked again and again; in a transaction that may hold rows itself, for
+which that one may wait: PostgreSQL does not see such a ring."""
 
-Standing = Mapping[str, str | None]
-"""How blockers stand, by id: None while unfinished, else the outcome."""
+
+
+class Ended(NamedTuple):
+    """How a blocker has ended. error: JSON, without what is long in it."""
+
+    outcome: str
+    type: str
+    error: str | None
+
+
+Standing = Mapping[str, Ended | None]
+"""How blockers stand, by id: None while unfinished."""
 
 
 class NotWatched(Exception):  # noqa: N818 - a signal: mark these, and begin again
@@ -41,24 +54,32 @@ class NotWatched(Exception):  # noqa: N818 - a signal: mark these, and begin aga
         self.parts = parts
 
 
-async def marking(database: Database, work: Callable[[], Awaitable[T]], first: Iterable[str] = ()) -> T:
+class NotRevivable(Exception):  # noqa: N818 - a signal: begin again without these
+    """Failed sequences that cannot live again now, and why, by id."""
+
+    def __init__(self, why: Mapping[str, str]) -> None:
+        super().__init__(f"{len(why)} sequence(s) cannot run again")
+        self.why = why
+
+
+async def marking(database: Database, work: Callable[[], Awaitable[T]], first: Iterable[str] = (), *, patience: float = PATIENCE) -> T:
     """Do `work`; as often as it meets blockers that are not marked, mark them and do it again. `first`: ids to be marked before.
 
-    BlockerError when one stays locked by a transaction of somebody else's for PATIENCE seconds.
+    SequenceBusyError when one stays locked by a transaction of somebody else's for `patience` seconds (0: one try more).
     """
-    tried, until = 0, time.monotonic() + PATIENCE
+    tried, until = 0, time.monotonic() + patience
     parts = [rows.sequence_row(id, lane_of(id, database.store.lanes)) for id in first]
     while True:
         if parts:
-            await database.aside.run(database.store.mark_watched(parts))
+            await database.aside.retrying(database.store.mark_watched(parts))
         try:
             return await work()
         except NotWatched as found:
             parts = list(found.parts)
         tried += 1
         if tried > 1:
-            if time.monotonic() > until:
-                raise BlockerError(f"{len(parts)} blocker(s) have been locked by another transaction for {PATIENCE:.0f} s: try again.")
+            if time.monotonic() >= until:
+                raise SequenceBusyError(f"{len(parts)} blocker(s) have been held by another transaction for {patience:.0f} s: try again.")
             await asyncio.sleep(min(0.1, 0.001 * 2**tried))
 
 
@@ -67,19 +88,19 @@ def stand(store: Store, ids: Iterable[str]) -> Plan[Standing]:
     placed = sorted((lane_of(id, store.lanes), id) for id in set(ids))
     parts = {id: rows.sequence_row(id, lane) for lane, id in placed}
     locked: list[str] = yield store.lock_blockers(parts.values())
-    standing: dict[str, str | None] = dict.fromkeys(locked)
+    standing: dict[str, Ended | None] = dict.fromkeys(locked)
     missing = [id for id in parts if id not in standing]
     unwatched: list[str] = []
     for _ in range(LOOKS):
         rest = missing
         missing = list[str]()
-        for id, live, outcome in (yield store.read_blockers([parts[id] for id in rest])) if rest else ():
+        for id, live, outcome, type_, error in (yield store.read_blockers([parts[id] for id in rest])) if rest else ():
             if live or outcome == "continued":
                 unwatched.append(parts[id])
             elif outcome is None:  # not there, or retried while that statement waited for its row
                 missing.append(id)
             else:
-                standing[id] = outcome
+                standing[id] = Ended(outcome, type_, error)
     if missing:
         raise SequenceNotFoundError(f"blocker {', '.join(missing)} does not exist: was its start committed?", ids=missing)
     if unwatched:
@@ -90,12 +111,14 @@ def stand(store: Store, ids: Iterable[str]) -> Plan[Standing]:
 def counts(standing: Standing, blockers: Sequence[str], policy: BlockerPolicy) -> dict[str, Any]:
     """The columns of a job that waits for these."""
     distinct = dict.fromkeys(blockers)
-    spoiled = [id for id in distinct if standing[id] not in (None, "completed")]
+    spoiled = {id: ended for id in distinct if (ended := standing[id]) is not None and ended.outcome != "completed"}
     open_ = [id for id in distinct if standing[id] is None]
     fields: dict[str, Any] = {"blocker_count": len(distinct), "on_blocker_failure": None if policy == "hold" else policy}
     if spoiled and policy == "fail":
-        message = f"blocker {spoiled[0]}: {standing[spoiled[0]]}"
-        return {**fields, "open_blockers": 0, "doom": {"type": "BlockerFailed", "message": message, "traceback": "", "attrs": {}}}
+        id, ended = next(iter(spoiled.items()))
+        message = f"blocker {id} ({ended.type}): {ended.outcome}"
+        attrs = {"id": id, "type": ended.type, "outcome": ended.outcome, "error": from_json(ended.error or "null")}
+        return {**fields, "open_blockers": 0, "doom": {"type": "BlockerFailed", "message": message, "traceback": "", "attrs": attrs}}
     return {**fields, "open_blockers": len(open_) + (len(spoiled) if policy == "hold" else 0)}
 
 
@@ -110,7 +133,7 @@ def edges(store: Store, standing: Standing, job: tuple[int, str, int], blockers:
             sequence_id,
             position,
             ordinal,
-            counted=standing[id] == "completed" or (policy == "ignore" and standing[id] is not None),
+            counted=(ended := standing[id]) is not None and (ended.outcome == "completed" or policy == "ignore"),
         )
         for ordinal, id in enumerate(dict.fromkeys(blockers))
     ]
@@ -125,9 +148,13 @@ def check(blockers: Sequence[str], own: str | None, which: str) -> None:
 
 
 def _of_existing(store: Store, job: LiveJob, blockers: Sequence[str], which: str) -> Plan[Standing]:
-    """As `stand`, for new edges of a sequence that exists: one at a time, so that no two close a ring together."""
+    """As `stand`, for new edges of a running job: one at a time, so that no two close a ring together.
+
+    Its own row is held before its blockers' are: nobody who ends one of them wants it yet, and who ends both would have it first.
+    """
     check(blockers, job.sequence_id, which)
     yield from alone(store)
+    yield store.lock_jobs([rows.epoch_row(job)])
     standing = yield from stand(store, blockers)
     yield from refuse_ring(store, job.sequence_id, blockers, which)
     return standing
@@ -170,22 +197,30 @@ def block(store: Store, job: LiveJob, wait: Block) -> Plan[list[tuple[Any, ...]]
     return blocked
 
 
-def recount(store: Store, jobs: Mapping[str, tuple[int, int]]) -> Plan[tuple[dict[str, list[str]], dict[str, dict[str, Any]]]]:
+def recount(
+    store: Store, jobs: Mapping[str, tuple[int, int]], kept: Mapping[str, Collection[str]]
+) -> Plan[tuple[dict[str, list[str]], dict[str, dict[str, Any]]]]:
     """What failed jobs (by id: lane, position) that become live again have still to wait for: the blockers and the columns, by id.
 
-    Those that become live together are unfinished for each other. Once they live, `refuse_ring` has to look at each.
+    kept: of those that get another input, which blockers are still in that. Those that become live together are unfinished for each
+    other. Once they live, `refuse_ring` has to look at each. NotRevivable: a blocker does not exist any more; NotWatched.
     """
     parts = [rows.job_row(lane, id, position) for id, (lane, position) in jobs.items()]
     waits: dict[str, list[str]] = {}
     policies: dict[str, BlockerPolicy] = {}
     for id, blocker, policy in (yield store.read_edges(parts)) if parts else ():
-        waits.setdefault(id, []).append(blocker)
-        policies[id] = policy or "hold"
+        if id not in kept or blocker in kept[id]:
+            waits.setdefault(id, []).append(blocker)
+            policies[id] = policy or "hold"
     if not waits:
         return {}, {}
     yield from alone(store)
     outside = {blocker for blockers in waits.values() for blocker in blockers} - jobs.keys()
-    standing = {**dict.fromkeys(jobs), **((yield from stand(store, outside)) if outside else {})}
+    try:
+        standing = {**dict.fromkeys(jobs), **((yield from stand(store, outside)) if outside else {})}
+    except SequenceNotFoundError as error:
+        gone = set(map(str, cast("list[object]", error.details["ids"])))
+        raise NotRevivable({id: "blocker_gone" for id, blockers in waits.items() if gone & set(blockers)}) from error
     places = {id: (jobs[id][0], id, jobs[id][1]) for id in waits}
     yield store.settle_edges([part for id in waits for part in edges(store, standing, places[id], waits[id], policies[id])])
     return waits, {id: counts(standing, blockers, policies[id]) for id, blockers in waits.items()}

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 from psycopg import AsyncConnection, Connection
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from typing_extensions import TypeVar
 
 from queuert_py.errors import UsageError
@@ -58,7 +58,14 @@ class AsyncPsycopg:
         self._connection = connection
         _check_psycopg(connection)
 
+    @property
+    def session(self) -> object:
+        return self._connection.pgconn
+
     async def run(self, call: Call[Row], /) -> list[Row]:
+        async with self._connection.lock:  # not in the middle of an executemany(), which has a pipeline of its own
+            _check_psycopg(self._connection)
+            _refuse_pipeline(self._connection)
         return await call.on(self._connection)
 
 
@@ -69,16 +76,30 @@ class Psycopg:
         self._connection = connection
         _check_psycopg(connection)
 
+    @property
+    def session(self) -> object:
+        return self._connection.pgconn
+
     def run_sync(self, call: Call[Row], /) -> list[Row]:
+        with self._connection.lock:
+            _check_psycopg(self._connection)
+            _refuse_pipeline(self._connection)
         return call.on_sync(self._connection)
 
 
 def _check_psycopg(connection: AsyncConnection[Any] | Connection[Any]) -> None:
+    status = connection.pgconn.transaction_status
     if connection.closed:
         raise UsageError("the connection of this transaction is closed.")
-    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+    if connection.autocommit and status == TransactionStatus.IDLE:
         how = "async with" if isinstance(connection, AsyncConnection) else "with"
         raise UsageError(f"the connection has no open transaction: use it inside `{how} connection.transaction():`.")
+
+
+def _refuse_pipeline(connection: AsyncConnection[Any] | Connection[Any]) -> None:
+    """There the answers, by which the next statement is chosen, come later."""
+    if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        raise UsageError("the connection is in pipeline mode: leave `connection.pipeline()` first.")
 
 
 @lru_cache(256)
@@ -108,6 +129,10 @@ class Asyncpg:
             raise UsageError("the connection of this transaction is closed.")
         self._check()
 
+    @property
+    def session(self) -> object:
+        return self._connection
+
     def _check(self) -> None:
         if not self._connection.is_in_transaction():
             raise UsageError("the connection has no open transaction: use it inside `async with connection.transaction():`.")
@@ -124,12 +149,20 @@ class Psycopg2:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        if connection.closed:
+        self._check()
+
+    @property
+    def session(self) -> object:
+        return self._connection
+
+    def _check(self) -> None:
+        if self._connection.closed:
             raise UsageError("the connection of this transaction is closed.")
-        if connection.autocommit and connection.get_transaction_status() == _IDLE:
+        if self._connection.autocommit and self._connection.get_transaction_status() == _IDLE:
             raise UsageError("the connection has no open transaction: set autocommit = False, or execute BEGIN.")
 
     def run_sync(self, call: Call[Row], /) -> list[Row]:
+        self._check()
         with self._connection.cursor() as cursor:
             cursor.execute(call.sql, dict(call.parameters))
             return [call.make(tuple(row)) for row in cursor.fetchall()] if cursor.description else []
@@ -141,6 +174,10 @@ class AsyncAlchemy:
     def __init__(self, owner: Any) -> None:
         self._owner = owner
         _check_alchemy(owner)
+
+    @property
+    def session(self) -> object:
+        return self._owner
 
     async def run(self, call: Call[Row], /) -> list[Row]:
         connection = await self._owner.connection() if hasattr(self._owner, "sync_session") else self._owner
@@ -166,6 +203,10 @@ class Alchemy:
         self._owner = owner
         _check_alchemy(owner)
 
+    @property
+    def session(self) -> object:
+        return self._owner
+
     def run_sync(self, call: Call[Row], /) -> list[Row]:
         connection = self._owner.connection() if hasattr(self._owner, "identity_map") else self._owner
         if not connection.in_transaction():
@@ -181,6 +222,17 @@ class Alchemy:
 
 Async: TypeAlias = AsyncPsycopg | Asyncpg | AsyncAlchemy
 Sync: TypeAlias = Psycopg | Psycopg2 | Alchemy
+
+
+def explained(error: Exception) -> Exception:
+    """The error of a statement in a caller's transaction: the driver's own, but where that cannot say what is wrong."""
+    own: Any = getattr(error, "orig", error)  # as SQLAlchemy raises it
+    state = getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
+    if state not in ("42P01", "3F000"):
+        return error
+    wrong = UsageError("this transaction is on a database without the engine's schema: tx= must be on the one that holds the sequences.")
+    wrong.__cause__ = error
+    return wrong
 
 
 def _check_alchemy(owner: Any) -> None:

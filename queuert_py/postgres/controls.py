@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ from queuert_py.postgres.listener import hint
 from queuert_py.postgres.plans import Plan, T
 from queuert_py.postgres.store import Store
 from queuert_py.values import Ending, LiveJob, Step
+
+ITSELF = "a handler cannot change its own sequence in its own transaction: return, or raise Fail or Retry."
 
 Ready = tuple[int, str, int, str, float]
 """Where there is work: lane, queue, priority, job type, seconds until it is due."""
@@ -115,20 +117,24 @@ def check_isolation() -> Plan[None]:
 # --- cancel, trigger, reschedule
 
 
-def cancel(store: Store, ids: Iterable[str], *, cascade: bool) -> Plan[tuple[dict[str, str], Changes]]:
-    """End what has not ended. Answers how each stands; with what they started, if that is cancelled too."""
+def cancel(store: Store, ids: Sequence[str], *, cascade: bool, own: str | None = None) -> Plan[tuple[dict[str, str], Changes]]:
+    """End what has not ended. Answers how each stands; with what they started, if that is cancelled too. UsageError when `own` is of it."""
     standing: dict[str, str] = {}
     changes = Changes()
     wave = list(ids)
+    if cascade:  # all that is there, at once: who waits for what it has started is locked after that
+        wave = list(dict.fromkeys([*wave, *(id for _, id in (yield store.find_started(_parts(store, wave))))]))
     while wave:
-        held = yield from _hold(store, wave)
+        if own in wave:
+            raise UsageError(ITSELF)
+        held = yield from _hold(store, wave, last=ids if cascade else (), ending=True)
         yield from _end(store, list(held.values()), Ending("cancelled"), changes)
         standing.update(dict.fromkeys(held, "cancelled"))
         left = [id for id in wave if id not in held]
         outcomes = yield from _outcomes(store, left)
         standing.update({id: outcomes[id] or "not_found" for id in left if outcomes[id] != "live"})
         wave = [id for id in left if outcomes[id] == "live"]  # retried between the two statements
-        if cascade and not wave:
+        if cascade and not wave:  # started between the two
             wave = [id for _, id in (yield store.find_started(_parts(store, standing)))]
     return standing, changes
 
@@ -183,6 +189,7 @@ def complete(store: Store, held: Held, verdict: Ending | Step) -> Plan[Changes]:
     """Write the outcome of a job that this transaction holds."""
     changes = Changes()
     if isinstance(verdict, Ending):
+        yield store.lock_to_delete(_parts(store, [held.sequence_id]))  # waits for those who are about to wait for it
         yield from _end(store, [held], verdict, changes)
         return changes
     yield store.raise_epochs([rows.epoch_row(held.job(raised=False))])
@@ -211,20 +218,23 @@ def written(store: Store, held: Held) -> Plan[bool]:
 # --- delete
 
 
-def delete(store: Store, ids: Sequence[str], *, cascade: bool) -> Plan[tuple[list[str], Changes]]:
-    """Remove them, and with cascade what nobody else needs of all that they have waited for. SequenceHasDependentsError."""
+def delete(store: Store, ids: Sequence[str], *, cascade: bool, own: str | None = None) -> Plan[tuple[list[str], Changes]]:
+    """Remove them, and with cascade what nobody else needs of all that they have waited for. SequenceHasDependentsError; UsageError when
+    `own` is of it."""
     upstream = (yield store.find_upstream(_parts(store, ids))) if cascade else []
     everything = list(dict.fromkeys([*ids, *(id for _, id in upstream)]))
     edges = (yield store.find_edges(_parts(store, everything))) if len(everything) > 1 else []
     running: dict[str, bool] = {}
     for layer in levels(everything, edges):
         running.update({id: leased for _, id, leased in (yield store.lock_to_delete(_parts(store, layer)))})
-    yield store.lock_finished(_parts(store, everything))
+        yield store.lock_finished(_parts(store, layer))
     if len(running) < len(everything):  # a failed one may have been retried between the two
         running.update({id: leased for _, id, leased in (yield store.lock_to_delete(_parts(store, everything)))})
     chosen, refused = deletable(ids, everything, (yield store.find_dependents(_parts(store, everything))))
     if refused:
         raise _needed(refused)
+    if own in chosen:
+        raise UsageError(ITSELF)
     deleted: list[str] = yield store.delete_sequences(_parts(store, chosen))
     order = {id: number for number, id in enumerate(everything)}
     deleted.sort(key=order.__getitem__)
@@ -247,11 +257,18 @@ Which = Mapping[str, object]
 """The conditions of find_failed."""
 
 
+class NewInput(NamedTuple):
+    """With which a failed job runs again: JSON, and the blockers that are in it."""
+
+    input: str
+    blockers: Sequence[str]
+
+
 def retry(
     store: Store,
     ids: Sequence[str] | None,
     which: Which,
-    inputs: Callable[[Sequence[Failed]], Mapping[str, str]],
+    inputs: Callable[[Sequence[Failed]], Mapping[str, NewInput]],
     *,
     reset_attempts: bool,
 ) -> Plan[tuple[dict[str, str], Changes]]:
@@ -260,48 +277,70 @@ def retry(
     if wanted and (yield store.find_edged(_parts(store, wanted)))[0]:
         yield from blocking.alone(store)
     failed = [Failed(*row) for row in (yield store.lock_failed(_parts(store, wanted)))]
-    new = inputs(failed)
-    blockers, waits = yield from blocking.recount(store, {each.sequence_id: (each.lane, each.position) for each in failed})
-    parts = {
-        each.sequence_id: rows.revive_row(
-            each.sequence_id, each.lane, new.get(each.sequence_id), 0 if reset_attempts else each.attempt, waits.get(each.sequence_id)
-        )
-        for each in failed
-    }
-    revived, ringed = yield from _revive(store, parts, blockers)
-    result = dict.fromkeys((row[1] for row in revived), "retried") | dict.fromkeys(ringed, "blocker_cycle")
-    tried = {each.sequence_id for each in failed}
-    rest = [id for id in wanted if id not in tried]
+    revived, result = yield from _revive(store, failed, inputs(failed), reset_attempts=reset_attempts)
+    rest = [id for id in wanted if id not in result]
     outcomes = yield from _outcomes(store, rest)
-    result.update(dict.fromkeys(tried - result.keys(), "key_taken"))
     result.update({id: "not_found" if outcomes[id] is None else "not_failed" for id in rest})
     ready = [(lane, queue, priority, type_, 0.0) for lane, _, queue, priority, type_ in revived]
     again = [(each.job(), None) for each in failed if result[each.sequence_id] == "retried"]
     return {id: result[id] for id in wanted}, Changes(ready=ready, done=[*again])
 
 
+Revived = tuple[int, str, str, int, str]
+"""One that lives again, as revive_failed gives it: lane, id, queue, priority, job type."""
+
+
 def _revive(
-    store: Store, parts: dict[str, str], blockers: Mapping[str, Sequence[str]]
-) -> Plan[tuple[list[tuple[int, str, str, int, str]], list[str]]]:
-    """Make them live again, but for those that would then wait for themselves: their ids."""
-    ringed: list[str] = []
-    if blockers:
-        yield SAVEPOINT
+    store: Store, failed: Sequence[Failed], new: Mapping[str, NewInput], *, reset_attempts: bool
+) -> Plan[tuple[list[Revived], dict[str, str]]]:
+    """Make them live again, but for those that cannot be had; what was done with each, by id.
+
+    What one waits for is counted among those that do live again: so when one falls out, again without it.
+    """
+    left = {each.sequence_id: each for each in failed}
+    result: dict[str, str] = {}
+    yield SAVEPOINT
     while True:
-        revived = (yield store.revive_failed(parts.values())) if parts else []
-        if revived:
-            yield store.move_failed(_parts(store, [row[1] for row in revived]))
+        revived: list[Revived] = []
+        why: Mapping[str, str] = {}
         try:
-            for id in [row[1] for row in revived if row[1] in blockers]:
-                yield from blocking.refuse_ring(store, id, blockers[id], f"retry of {id}")
+            revived, entangled = yield from _revive_together(store, left, new, reset_attempts=reset_attempts)
+            why = dict.fromkeys(left.keys() - {row[1] for row in revived}, "key_taken")
+        except blocking.NotRevivable as found:
+            why, entangled = found.why, True
         except BlockerCycleError as error:
+            why, entangled = {str(error.details["id"]): "blocker_cycle"}, True
+        except blocking.NotWatched:
             yield UNDO
-            ringed.append(str(error.details["id"]))
-            del parts[ringed[-1]]
-            continue
-        if blockers:
+            raise
+        result.update(why)
+        if not (why and entangled):
             yield RELEASE
-        return revived, ringed
+            return revived, {**result, **{row[1]: "retried" for row in revived}}
+        yield UNDO
+        for id in why:
+            del left[id]
+
+
+def _revive_together(
+    store: Store, failed: Mapping[str, Failed], new: Mapping[str, NewInput], *, reset_attempts: bool
+) -> Plan[tuple[list[Revived], bool]]:
+    """Those that live again; and whether it matters to them which the others are. BlockerCycleError; as `blocking.recount`."""
+    kept = {id: new[id].blockers for id in failed if id in new}
+    blockers, waits = yield from blocking.recount(store, {id: (each.lane, each.position) for id, each in failed.items()}, kept)
+    dropped = [rows.job_row(failed[id].lane, id, failed[id].position, kept=ids) for id, ids in kept.items()]
+    if dropped:
+        yield store.delete_blockers(dropped)
+    parts = [
+        rows.revive_row(id, each.lane, new[id].input if id in new else None, 0 if reset_attempts else each.attempt, waits.get(id))
+        for id, each in failed.items()
+    ]
+    revived: list[Revived] = (yield store.revive_failed(parts)) if parts else []
+    if revived:
+        yield store.move_failed(_parts(store, [row[1] for row in revived]))
+    for id in [row[1] for row in revived if row[1] in blockers]:
+        yield from blocking.refuse_ring(store, id, blockers[id], f"retry of {id}")
+    return revived, bool(blockers or dropped)
 
 
 def revive_invalid(store: Store, parts: Sequence[str]) -> Plan[tuple[dict[str, str], Changes]]:
@@ -326,12 +365,17 @@ def _parts(store: Store, ids: Iterable[str]) -> list[str]:
     return [rows.sequence_row(id, lane_of(id, store.lanes)) for id in ids]
 
 
-def _hold(store: Store, ids: Sequence[str]) -> Plan[dict[str, Held]]:
-    """Lock the live rows of these, blockers before dependents."""
+def _hold(store: Store, ids: Sequence[str], last: Collection[str] = (), *, ending: bool = False) -> Plan[dict[str, Held]]:
+    """Lock the live rows of these, blockers before dependents. last: those that may be about to wait for others of them. ending: at
+    once as hard as it takes to end them: whoever is about to wait for one may want another next."""
     edges = (yield store.find_edges(_parts(store, ids))) if len(ids) > 1 else []
     held: dict[str, Held] = {}
+    late = set(last)
     for layer in levels(ids, edges):
-        held.update({row[1]: Held(*row) for row in (yield store.lock_live(_parts(store, layer)))})
+        for part in ([id for id in layer if id not in late], [id for id in layer if id in late]):
+            if ending and part:
+                yield store.lock_to_delete(_parts(store, part))
+            held.update({row[1]: Held(*row) for row in (yield store.lock_live(_parts(store, part)))} if part else {})
     return held
 
 
@@ -340,7 +384,6 @@ def _end(store: Store, held: Sequence[Held], ending: Ending, changes: Changes) -
         return
     yield store.raise_epochs([rows.epoch_row(each.job(raised=False)) for each in held])
     jobs = [each.job() for each in held]
-    yield store.lock_to_delete([rows.epoch_row(job) for job in jobs])  # waits for those who are about to wait for them
     yield store.end_jobs([rows.end_row(job, ending) for job in jobs])
     freed = yield store.unblock_jobs([rows.epoch_row(job) for job in jobs])
     changes.ended += [each.sequence_id for each in held]

@@ -7,9 +7,7 @@ import contextlib
 import logging
 import random
 import socket
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -17,10 +15,10 @@ from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from queuert_py.decisions import health as states
 from queuert_py.decisions.faults import Fault, classify, pause, retries
-from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
+from queuert_py.errors import ConfigurationError, DatabaseUnavailableError, SequenceBusyError
 from queuert_py.postgres.calls import Call, together
+from queuert_py.postgres.health import Health
 from queuert_py.postgres.store import Store
 
 logger = logging.getLogger("queuert_py.postgres")
@@ -28,6 +26,9 @@ T = TypeVar("T")
 Row = TypeVar("Row")
 DEADLINE, LINK_DEADLINE = 10.0, 5.0
 """Seconds that a statement of the engine's own may take, on the pool and on its own connections, before its socket is shut down."""
+CANCELLING = 2.0
+"""Seconds that it takes at most to cancel a statement; then its socket is shut down."""
+LOCKED = "another transaction holds what this one waits for, and does not end: commit it or roll it back. Nothing was changed."
 
 _DEFAULTS = {
     "connect_timeout": "5",
@@ -38,16 +39,26 @@ _DEFAULTS = {
     "target_session_attrs": "read-write",
     "application_name": "queuert",
 }
+# A client that is gone ends what it waits for, a lock too. Not every platform can tell (nor PostgreSQL behind one).
+_SESSION = (
+    "set default_transaction_isolation = 'read committed'; "
+    "do $$ begin set client_connection_check_interval = '2s'; exception when others then null; end $$; "
+)
+# The server gives a lock up before the socket is shut down: the connection stays.
+_LINK = f"{_SESSION} set lock_timeout = '{LINK_DEADLINE - 1:.0f}s'; "
 # Pins the plans of the engine's own connections: every batch goes through indexes, whatever the statistics say about a new table.
 _PLANS = (
-    "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off; "
-    "set plan_cache_mode = force_generic_plan; set default_transaction_isolation = 'read committed'"
+    f"{_LINK} set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off; "
+    "set plan_cache_mode = force_generic_plan"
 )
 
 
 def fault_of(error: BaseException, connection: AsyncConnection[Any] | Connection[Any] | None = None) -> Fault | None:
-    """The class of a database error; None for anything else."""
+    """The class of a database error, of the first one in a group; None for anything else."""
     match error:
+        case BaseExceptionGroup():
+            found = (fault_of(each, connection) for each in cast("BaseExceptionGroup[Any]", error).exceptions)
+            return next((fault for fault in found if fault is not None), None)
         case PoolTimeout():
             return Fault.OVERLOADED
         case PoolClosed():
@@ -73,118 +84,6 @@ def unreachable(error: BaseException, conninfo: str) -> DatabaseUnavailableError
     if secret:
         why = why.replace(str(secret), "***")
     return DatabaseUnavailableError(f"PostgreSQL at {where} cannot be used: {why}", where=where)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the health monitor knows: the state, the last probe's latency in seconds, the last error, the server's version."""
-
-    state: states.State
-    latency: float | None
-    error: str | None
-    server_version: int | None
-    since: float
-
-
-class Health:
-    """Whether the database is there: told by every statement's fate and by a probe. Callbacks run on transitions only."""
-
-    def __init__(self, database: Database, interval: float) -> None:
-        self._database = database
-        self._interval = interval
-        self._state: states.State = "healthy"
-        self._since = time.monotonic()
-        self._latency: float | None = None
-        self._error: str | None = None
-        self._version: int | None = None
-        self._failures = 0
-        self._usable = asyncio.Event()
-        self._usable.set()
-        self._look = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._callbacks: list[Callable[[Report], object]] = []
-
-    @property
-    def report(self) -> Report:
-        return Report(self._state, self._latency, self._error, self._version, time.monotonic() - self._since)
-
-    def on_change(self, callback: Callable[[Report], object]) -> Callable[[], None]:
-        """Call it with the report after each change of state, in the event loop; its exceptions are logged. Returns what ends that."""
-        self._callbacks.append(callback)
-        return lambda: self._callbacks.remove(callback)
-
-    def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._watch(), name="queuert health")
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-
-    async def usable(self) -> None:
-        """Wait until the database is not known to be down."""
-        await self._usable.wait()
-
-    def failed(self, error: BaseException) -> None:
-        """A connection has failed: doubt, and probe now."""
-        self._error = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if self._state in ("healthy", "recovering"):
-            self._move(answered=False)
-        self._look.set()
-
-    async def check(self) -> Report:
-        """Probe now: connect, one round trip, disconnect."""
-        begun = time.monotonic()
-        try:
-            async with asyncio.timeout(5):
-                connection = await self._database.connect("health")
-            try:
-                self._version = connection.info.server_version
-            finally:
-                await connection.close()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            self._failures += 1
-            self._error = str(error).strip() or type(error).__name__
-            self._move(answered=False)
-        else:
-            self._failures, self._error = 0, None
-            self._latency = time.monotonic() - begun
-            self._move(answered=True)
-        return self.report
-
-    async def _watch(self) -> None:
-        while True:
-            wait = states.probe_after(self._state, self._failures, self._interval, random.random())
-            if wait:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._look.wait()
-            if self._state == "down":
-                await asyncio.sleep(wait / 4)  # `failed` may ring often while down: never a hot loop
-            self._look.clear()
-            await self.check()
-
-    def _move(self, *, answered: bool) -> None:
-        before, self._state = self._state, states.after(self._state, answered)
-        if before == self._state:
-            return
-        self._since = time.monotonic()
-        level = logging.WARNING if self._state == "down" else logging.INFO
-        logger.log(level, "database %s (was %s)%s", self._state, before, f": {self._error}" if self._error else "")
-        if self._state == "recovering":
-            self._database.renew_pool()
-        if states.claims(self._state):
-            self._usable.set()
-        else:
-            self._usable.clear()
-        for callback in self._callbacks:
-            try:
-                callback(self.report)
-            except (Exception, asyncio.CancelledError):  # a future's result() may raise it: it must not end the monitor
-                logger.exception("a health callback failed")
 
 
 class Database:
@@ -219,6 +118,9 @@ class Database:
                 raise ConfigurationError("pooler=True with a pool of your own: make it with kwargs={'prepare_threshold': None}.")
             self.conninfo = make_conninfo(source.conninfo if isinstance(source.conninfo, str) else "", **_pool_keywords(source))
         self.schema = schema
+        known = conninfo_to_dict(self.conninfo)
+        self.place = (known.get("host"), known.get("hostaddr"), known.get("port"), known.get("dbname"), schema)
+        """Which sequences are meant: engines of one place have the same ones."""
         self.pooler = pooler
         self._keywords: dict[str, Any] = {"autocommit": True, **({"prepare_threshold": None} if pooler else {})}
         self.store = Store(schema)
@@ -229,16 +131,20 @@ class Database:
         self.health = Health(self, health_interval)
         self.aside = Link(self, "aside")
         """For what is committed apart, by one who may hold a connection of the pool: never wait for a second one."""
+        self.looks = Link(self, "look", pinned=False)
+        """For looks by such a one."""
+        self.inside: Callable[[], bool] = lambda: False
+        """Does the code that runs hold a connection of the pool?"""
 
     # --- connections
 
-    async def connect(self, purpose: str) -> AsyncConnection[Any]:
-        """A new connection of the engine's own: autocommit, plans pinned, its purpose in application_name."""
+    async def connect(self, purpose: str, *, pinned: bool = True) -> AsyncConnection[Any]:
+        """A new connection of the engine's own: autocommit, plans pinned (or not), its purpose in application_name."""
         connection = await AsyncConnection.connect(self._named(purpose), **self._keywords)
         if self.pooler:
             return connection
         try:
-            await connection.execute(_PLANS.encode(), prepare=False)
+            await connection.execute((_PLANS if pinned else _LINK).encode(), prepare=False)
         except BaseException:
             await connection.close()
             raise
@@ -274,6 +180,7 @@ class Database:
         """Close what `open` opened; a caller's own pool stays open."""
         await self.health.stop()
         await self.aside.close()
+        await self.looks.close()
         if self._own and self._pool is not None:
             pool, self._pool = self._pool, None
             await pool.close()
@@ -296,7 +203,7 @@ class Database:
         """READ COMMITTED, whatever the database's default: what is decided after a lock must see what the lock waited for."""
         await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         if not self.pooler:
-            await connection.execute(b"set default_transaction_isolation = 'read committed'")
+            await connection.execute(_SESSION.encode())
 
     def renew_pool(self) -> None:
         """After an outage: a new pool at once, instead of one whose slots sleep between tries of their own."""
@@ -340,30 +247,40 @@ class Database:
 
     async def run(self, call: Call[Row]) -> list[Row]:
         """One statement in its own transaction, tried again as long as that can help: only for what is idempotent by construction."""
-
-        async def once(connection: AsyncConnection[Any]) -> list[Row]:
-            return await call.on(connection)
-
-        return await self.retrying(once)
+        if self.inside():
+            return await self.looks.retrying(call)
+        return await self.retrying(call.on)
 
     async def retrying(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]], limit: float = DEADLINE) -> T:
-        """Run `work` on a pool connection, again after a fault that may pass. DatabaseUnavailableError when it does not.
+        """Run `work` on a pool connection, again after a fault that may pass. When it does not: SequenceBusyError if it was another
+        transaction's lock, else DatabaseUnavailableError.
 
-        limit: seconds after which one try's socket is shut down."""
+        limit: seconds after which one try is given up."""
+        connection: AsyncConnection[Any] | None = None
+
+        async def once() -> T:
+            nonlocal connection
+            connection = None
+            async with self.connection() as own:
+                connection = own
+                async with limited(own, limit):
+                    return await work(own)
+
+        return await self.again(once, lambda error: fault_of(error, connection))
+
+    async def again(self, once: Callable[[], Awaitable[T]], fault_of: Callable[[BaseException], Fault | None]) -> T:
+        """Once, and again after a fault that may pass: see `retrying`."""
         tried = 0
         while True:
-            connection: AsyncConnection[Any] | None = None
             try:
-                async with self.connection() as connection:
-                    with deadline(connection, limit):
-                        return await work(connection)
+                return await once()
             except (psycopg.Error, OSError) as error:
-                fault = fault_of(error, connection)
+                fault = fault_of(error)
                 tried += 1
                 if fault is None or fault is Fault.BROKEN:
                     raise
                 if tried > retries(fault):
-                    raise unreachable(error, self.conninfo) from error
+                    raise (SequenceBusyError(LOCKED) if fault is Fault.BUSY else unreachable(error, self.conninfo)) from error
                 await asyncio.sleep(pause(fault, tried, random.random()))
 
 
@@ -384,6 +301,36 @@ def deadline(connection: AsyncConnection[Any], seconds: float = DEADLINE) -> Gen
         timer.cancel()
 
 
+@contextlib.asynccontextmanager
+async def limited(connection: AsyncConnection[Any], seconds: float) -> AsyncGenerator[None]:
+    """As `deadline`, for what may wait for another transaction: its statement is cancelled first (psycopg's QueryCanceled), lest the
+    server should go on waiting, and in the end do what nobody expects any more."""
+    cancelling: asyncio.Task[None] | None = None
+
+    def cancel() -> None:
+        nonlocal cancelling
+        cancelling = asyncio.get_running_loop().create_task(_cancel(connection))
+
+    timer, cancelled = asyncio.get_running_loop().call_later(seconds, cancel), False
+    try:
+        with deadline(connection, seconds + CANCELLING):
+            yield
+    except psycopg.errors.QueryCanceled:
+        cancelled = True
+        raise
+    finally:
+        timer.cancel()
+        if cancelling is not None:
+            if not cancelled:  # it would meet what comes next on this connection
+                await connection.close()
+            await cancelling
+
+
+async def _cancel(connection: AsyncConnection[Any]) -> None:
+    with contextlib.suppress(psycopg.Error, OSError):
+        await connection.cancel_safe(timeout=CANCELLING)
+
+
 def sever(connection: AsyncConnection[Any] | Connection[Any]) -> None:
     """End whatever waits on this connection, now."""
     with contextlib.suppress(OSError, psycopg.Error):
@@ -397,9 +344,10 @@ def sever(connection: AsyncConnection[Any] | Connection[Any]) -> None:
 class Link:
     """One connection of the engine's own, remade whenever it breaks. Its users take turns."""
 
-    def __init__(self, database: Database, purpose: str) -> None:
+    def __init__(self, database: Database, purpose: str, *, pinned: bool = True) -> None:
         self._database = database
         self._purpose = purpose
+        self._pinned = pinned
         self._connection: AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
 
@@ -408,7 +356,7 @@ class Link:
         if self._connection is None or self._connection.closed:
             await self._database.health.usable()
             try:
-                self._connection = await self._database.connect(self._purpose)
+                self._connection = await self._database.connect(self._purpose, pinned=self._pinned)
             except (psycopg.Error, OSError) as error:
                 self._database.health.failed(error)
                 raise
@@ -435,6 +383,10 @@ class Link:
     async def run(self, call: Call[Row]) -> list[Row]:
         """One statement by itself."""
         return await self.use(call.on)
+
+    async def retrying(self, call: Call[Row]) -> list[Row]:
+        """As `Database.run`, here."""
+        return await self._database.again(lambda: self.run(call), fault_of)
 
     async def transact(self, *calls: Call[Any]) -> list[list[Any]]:
         """Several statements in one transaction and one round trip; their answers.

@@ -82,8 +82,12 @@ def progress_row(job: LiveJob, progress: str) -> str:
     return f'{{"lane":{job.lane},"sequence_id":"{job.sequence_id}","epoch":{job.epoch},"progress":{progress}}}'
 
 
-def job_row(lane: int, sequence_id: str, position: int) -> str:
-    return f'{{"lane":{lane},"sequence_id":"{sequence_id}","position":{position}}}'
+def job_row(lane: int, sequence_id: str, position: int, **more: Any) -> str:
+    return f'{{"lane":{lane},"sequence_id":"{sequence_id}","position":{position}{_more(more)}}}'
+
+
+def key_row(lane: int, type: str, key: str | None, **more: Any) -> str:
+    return to_json({"ordinal": 0, "lane": lane, "type": type, "key": key, **more}).decode()
 
 
 def sequence_row(sequence_id: str, lane: int) -> str:
@@ -134,6 +138,6 @@ def schema_row(type: str, fingerprint: str) -> str:
     return f'{{"type":{quote(type)},"input_schema":{quote(fingerprint)}}}'
 
 
-def failure_row(job: LiveJob, error: str | None) -> str:
-    """A failure to be logged. `error`: JSON."""
-    return f'{epoch_row(job)[:-1]},"error":{error or "null"}}}'
+def failure_row(job: LiveJob, failure: Ending) -> str:
+    """A failure to be logged."""
+    return f'{epoch_row(job)[:-1]},"error":{failure.error or "{}"}}}'

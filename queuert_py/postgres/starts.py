@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from pydantic_core import to_json
 
-from queuert_py.decisions.faults import Fault, pause, retries
-from queuert_py.errors import BlockerError, DuplicateIdError, DuplicateKeyError, SequenceNotFoundError, UsageError
+from queuert_py.decisions.faults import Fault
+from queuert_py.errors import BlockerError, DuplicateIdError, DuplicateKeyError, SequenceBusyError, SequenceNotFoundError, UsageError
 from queuert_py.ids import lane_of
 from queuert_py.options import span
 from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.calls import RELEASE, SAVEPOINT, UNDO, Call
-from queuert_py.postgres.database import Database, deadline, fault_of, unreachable
+from queuert_py.postgres.database import DEADLINE, Database, fault_of
 from queuert_py.postgres.plans import Carrier, Plan, carry_out
 from queuert_py.postgres.store import Store
 from queuert_py.values import BlockerPolicy, Dedup, LiveJob
 
+T = TypeVar("T")
 COPY_FROM = 500
-CHUNK = 1000
+CHUNK, BYTES = 1000, 16_000_000
+"""The most starts, and about the most bytes of input, of one statement."""
 ISOLATION = Call(b"show transaction_isolation", {}, lambda row: str(row[0]))
 TRIES = 5
 """How often a key is tried again whose holder ended while it was looked for, before holders are waited for as well."""
@@ -85,19 +84,20 @@ class Start:
         return self.dedup is not None and self.dedup.scope == "all"
 
     def key_row(self, number: int) -> str:
-        """The row for find_keys and find_holders."""
+        """The row for find_keys, find_holders and release_key."""
         window = span(self.dedup.window, "window") if self.dedup is not None else None
-        known = {"ordinal": number, "lane": self.lane, "type": self.fields["type"], "key": self.key}
-        return to_json({**known, "window": f"{window.total_seconds():.6f} seconds" if window else None}).decode()
+        more = {"ordinal": number, "lasting": self.lasting, "window": f"{window.total_seconds():.6f} seconds" if window else None}
+        return rows.key_row(self.lane, self.fields["type"], self.key, **more)
 
 
 @dataclass(slots=True)
 class Own:
-    """The job in whose own transaction something is started. `completing`: it ends there. `released`: the key that it let go for it."""
+    """The job in whose own transaction something is started. `completing`: it ends there. `released`: the type and key of its sequence,
+    if one of the starts has taken the key over."""
 
     job: LiveJob
     completing: bool
-    released: list[str] = field(default_factory=list[str])
+    released: tuple[str, str] | None = None
 
 
 Outcome = tuple[str, bool]
@@ -106,27 +106,36 @@ Outcome = tuple[str, bool]
 
 async def start(database: Database, starts: Sequence[Start], *, repeat: bool = False) -> list[Outcome]:
     """Start them in a transaction of the engine's own, tried again when the answer was lost: ids are known, so a repeat is no second."""
+
+    async def work(connection: AsyncConnection[Any], again: bool) -> list[Outcome]:
+        return await _start(database, connection, starts, repeat=repeat or again)
+
+    return await repeated(database, starts, work)
+
+
+async def repeated(database: Database, starts: Sequence[Start], work: Callable[[AsyncConnection[Any], bool], Awaitable[T]]) -> T:
+    """Do `work`, which starts these, as often as it takes; it is told whether it has been tried before. DatabaseUnavailableError;
+    SequenceBusyError when somebody's open transaction has one of the keys."""
     tried = 0
-    connection: AsyncConnection[Any] | None = None
 
-    async def once() -> list[Outcome]:
-        nonlocal connection
-        async with database.connection() as connection:
-            with deadline(connection, 10.0 + len(starts) / 1000):
-                return await _start(database, connection, starts, repeat=repeat or tried > 0)
+    async def once(connection: AsyncConnection[Any]) -> T:
+        nonlocal tried
+        tried += 1
+        return await work(connection, tried > 1)
 
-    while True:
-        connection = None
+    async def several() -> T:
         try:
-            return await blocking.marking(database, once, dict.fromkeys(id for each in starts for id in each.blockers))
-        except (psycopg.Error, OSError) as error:
-            fault = fault_of(error, connection)
-            tried += 1
-            if fault is None or fault is Fault.BROKEN:
+            return await database.retrying(once, DEADLINE + len(starts) / 1000 + sum(len(each.input) for each in starts) / BYTES)
+        except SequenceBusyError as error:
+            keys = [each.key for each in starts if each.key]
+            if not keys:
                 raise
-            if tried > retries(fault):
-                raise unreachable(error, database.conninfo) from error
-            await asyncio.sleep(pause(fault, tried, random.random()))
+            names = ", ".join(map(repr, keys[:5])) + (", …" if len(keys) > 5 else "")
+            what = f"the key {names}" if len(keys) == 1 else f"one of the keys {names}"
+            said = f"{what} is being started, or let go, by another transaction, which does not end"
+            raise SequenceBusyError(f"{said}: commit it or roll it back. Nothing was started.", keys=keys) from error
+
+    return await blocking.marking(database, several, dict.fromkeys(id for each in starts for id in each.blockers))
 
 
 class _NotPlain(Exception):  # noqa: N818 - a signal
@@ -160,14 +169,15 @@ async def stream(database: Database, chunks: Iterator[list[Start]]) -> list[Outc
 
 async def start_in(
     database: Database,
-    connection: AsyncConnection[Any] | Carrier,
+    connection: Carrier,
     starts: Sequence[Start],
     hints: Sequence[str],
     own: Own | None = None,
 ) -> list[Outcome]:
     """Start them in the caller's transaction, with the hint as part of it."""
     first = dict.fromkeys(id for each in starts for id in each.blockers) if own is None else ()
-    return await blocking.marking(database, lambda: carry_out(joined(database, starts, hints, own), connection), first)
+    work = partial(joined, database, starts, hints, own)
+    return await blocking.marking(database, lambda: carry_out(work(), connection), first, patience=blocking.PATIENCE_INSIDE)
 
 
 def joined(database: Database, starts: Sequence[Start], hints: Sequence[str], own: Own | None = None) -> Plan[list[Outcome]]:
@@ -182,14 +192,10 @@ def joined(database: Database, starts: Sequence[Start], hints: Sequence[str], ow
             )
     for each in starts:
         each.fields["watched"] = True  # a later start in this transaction may wait for it, and nobody else could mark it
-    if own is not None:
-        for type_ in dict.fromkeys(each.fields["type"] for each in starts if each.key and own.completing):
-            keys = [each.key for each in starts if each.key and each.fields["type"] == type_]
-            own.released += yield store.release_key(own.job, type_, keys)
-        if any(own.job.sequence_id in each.blockers for each in starts):
-            yield store.watch_self(own.job)
+    if own is not None and any(own.job.sequence_id in each.blockers for each in starts):
+        yield store.watch_self(own.job)
     try:
-        outcomes = yield from careful(store, starts, repeat=False)
+        outcomes = yield from _succeeding(store, starts, own)
     except blocking.NotWatched:
         level = (yield ISOLATION)[0]
         if level != "read committed":  # its snapshot is older than the mark, and always will be
@@ -199,9 +205,25 @@ def joined(database: Database, starts: Sequence[Start], hints: Sequence[str], ow
     return outcomes
 
 
+def _succeeding(store: Store, starts: Sequence[Start], own: Own | None) -> Plan[list[Outcome]]:
+    """Start them; in the transaction in which a job completes its sequence's own key is free for one of them, unless they are refused."""
+    keyed = [each.key_row(0) for each in starts if each.key]
+    if own is None or not own.completing or not keyed:
+        return (yield from careful(store, starts, repeat=False))
+    released: list[tuple[str, str]] = yield store.release_key(own.job, keyed)
+    try:
+        outcomes = yield from careful(store, starts, repeat=False)
+    except (blocking.NotWatched, UsageError, SequenceNotFoundError):
+        for _, key in released:
+            yield store.restore_key(own.job, key)
+        raise
+    own.released = released[0] if released else None
+    return outcomes
+
+
 async def _start(database: Database, connection: AsyncConnection[Any], starts: Sequence[Start], *, repeat: bool) -> list[Outcome]:
     plain = not any(each.own_id or each.key or each.blockers for each in starts)
-    if plain and not repeat and len(starts) <= CHUNK:
+    if plain and not repeat and len(list(_portions(starts))) == 1:
         await database.store.insert_sequences(each.row for each in starts).on(connection)
         return [(each.id, False) for each in starts]
     only = starts[0]
@@ -209,6 +231,19 @@ async def _start(database: Database, connection: AsyncConnection[Any], starts: S
         return await carry_out(careful(database.store, starts, repeat=False), connection)
     async with connection.transaction():
         return await carry_out(careful(database.store, starts, repeat=repeat), connection)
+
+
+def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
+    """As many at a time as one statement takes."""
+    portion, size = list[Start](), 0
+    for each in starts:
+        if portion and (len(portion) == CHUNK or size + len(each.input) > BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(each)
+        size += len(each.input)
+    if portion:
+        yield portion
 
 
 def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list[Outcome]]:
@@ -231,12 +266,14 @@ def careful(store: Store, starts: Sequence[Start], *, repeat: bool) -> Plan[list
         yield SAVEPOINT
     try:
         inserted, outcomes = yield from _enter(store, starts, repeat=repeat, saved=saved)
-        new = inserted | (yield from _replace(store, starts, outcomes))
         waiting = [(outcomes.get(number, each.id), each) for number, each in enumerate(starts) if each.blockers]
+        waiting = [(id, each) for id, each in waiting if id in inserted or each.replaces]
+        if waiting and exclusive:  # before a holder is: whoever ends a blocker wants its dependents next
+            standing = yield from blocking.stand(store, [id for _, each in waiting for id in each.blockers])
+        new = inserted | (yield from _replace(store, starts, outcomes))
         waiting = [(id, each) for id, each in waiting if id in new]
         replaced = [(id, each) for id, each in waiting if id not in inserted]
         if waiting and exclusive:
-            standing = yield from blocking.stand(store, [id for _, each in waiting for id in each.blockers])
             yield store.set_waits([_waits(id, each, standing) for id, each in waiting])
         for id, each in replaced:
             blocking.check(each.blockers, id, f"replacing {id}")
@@ -271,16 +308,18 @@ def _enter(store: Store, starts: Sequence[Start], *, repeat: bool, saved: bool) 
     for tried in itertools.count():
         last = tried == TRIES or (tried > 0 and not saved)
         plain = [number for number in order if not (last and starts[number].key)]
-        for first in range(0, len(plain), CHUNK):
-            inserted |= set((yield store.insert_sequences([starts[number].row for number in plain[first : first + CHUNK]])))
+        for portion in _portions(starts[number] for number in plain):
+            inserted |= set((yield store.insert_sequences([each.row for each in portion])))
         if last:  # waits for the holders' rows as well, and cannot lose
-            own = {starts[number].id for number in keyed}
-            joined = yield store.insert_or_join([starts[number].row for number in keyed])
-            inserted |= own & {id for id, _ in joined}
+            for portion in _portions(starts[number] for number in keyed):
+                joined = yield store.insert_or_join([each.row for each in portion])
+                inserted |= {each.id for each in portion} & {id for id, _ in joined}
         outcomes: dict[int, str] = {}
         if doubtful:
             inserted -= set((yield store.undo_starts([rows.sequence_row(each.id, each.lane) for each in doubtful])))
-            same = dict((yield store.find_repeats([each.repeat_row for each in doubtful])))
+            same: dict[str, bool] = {}
+            for portion in _portions(doubtful):
+                same.update((yield store.find_repeats([each.repeat_row for each in portion])))
             _refuse_repeats(starts, same, inserted)
             outcomes = {number: starts[number].id for number in order if starts[number].id in same and starts[number].id not in inserted}
         others = [number for number in keyed if starts[number].id not in inserted and number not in outcomes]
@@ -324,12 +363,15 @@ def _find_holders(
 
 def _replace(store: Store, starts: Sequence[Start], outcomes: Mapping[int, str]) -> Plan[set[str]]:
     """Those that wait give way to what was started with their key (`on_match="replace"`); the ids of those that did."""
-    wanted = [
-        rows.start_row({**each.fields, "holder": outcomes[number]}, each.input)
-        for number, each in enumerate(starts)
-        if each.replaces and outcomes.get(number, each.id) != each.id
-    ]
-    replaced: set[str] = set((yield store.replace_waiting(wanted))) if wanted else set()
+    holders = {
+        each.id: outcomes[number] for number, each in enumerate(starts) if each.replaces and outcomes.get(number, each.id) != each.id
+    }
+    replaced: set[str] = set()
+    if holders:
+        yield store.lock_jobs([rows.sequence_row(id, lane_of(id, store.lanes)) for id in holders.values()])
+    for portion in _portions(each for each in starts if each.id in holders):
+        wanted = [rows.start_row({**each.fields, "holder": holders[each.id]}, each.input) for each in portion]
+        replaced |= set((yield store.replace_waiting(wanted)))
     if replaced:
         yield store.delete_blockers([rows.sequence_row(id, lane_of(id, store.lanes)) for id in sorted(replaced)])
     return replaced

@@ -133,12 +133,16 @@ class Store:
     def release_key(self, job: LiveJob, parts: Iterable[str]) -> Call[tuple[str, str]]:
         return self._rows("release_key", parts, tuple, lane=job.lane, sequence_id=job.sequence_id, epoch=job.epoch)
 
+    def restore_key(self, job: LiveJob, key: str) -> Call[None]:
+        values = {"lane": job.lane, "sequence_id": job.sequence_id, "epoch": job.epoch, "key": key}
+        return Call(self._sql["restore_key"], values, lambda _: None)
+
     # --- blockers
 
     def lock_blockers(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("lock_blockers", parts, _first)
 
-    def read_blockers(self, parts: Iterable[str]) -> Call[tuple[str, bool, str | None]]:
+    def read_blockers(self, parts: Iterable[str]) -> Call[tuple[Any, ...]]:
         return self._rows("read_blockers", parts, tuple)
 
     def insert_blockers(self, parts: Iterable[str]) -> Call[None]:
@@ -289,8 +293,8 @@ class Store:
     def lock_jobs(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("lock_jobs", parts, _first)
 
-    def lock_limited(self, limit: int) -> Call[tuple[Any, ...]]:
-        return Call(self._sql["lock_limited"], {"lanes": self.all_lanes, "limit": limit}, tuple)
+    def lock_limited(self, mute: Sequence[str], limit: int) -> Call[tuple[Any, ...]]:
+        return Call(self._sql["lock_limited"], {"lanes": self.all_lanes, "mute": mute, "limit": limit}, tuple)
 
     def lock_lost(self, gone: Sequence[str], limit: int) -> Call[tuple[Any, ...]]:
         return Call(self._sql["lock_lost"], {"lanes": self.all_lanes, "gone": gone, "limit": limit}, tuple)

@@ -44,7 +44,7 @@ class Answers:
             failure = failure_of(attempt.row, ending, attempt.host.wire)
             verdict = await self._compensation(attempt, ending, failure) or self._with_letter(attempt, ending, failure)
         except Exception:
-            logger.exception("job %s (%s): its failure could not be answered; it has failed", attempt.row.sequence_id, attempt.row.type)
+            logger.exception("sequence %s (%s): its failure could not be answered; it has failed", attempt.row.sequence_id, attempt.row.type)
         self._put(attempt, verdict)
 
     async def _compensation(self, attempt: Attempt, ending: Ending, failure: Failure) -> Step | None:
@@ -64,9 +64,18 @@ class Answers:
                 raise TypeError(f"on_failed returned {type(value).__name__}: a Continuation (continue_with) or None is needed")
             step = attempt.host.step_for(cast("Continuation[Any]", value), attempt)
         except Exception:
-            logger.exception("job %s (%s): on_failed failed itself; so has the job", attempt.row.sequence_id, attempt.row.type)
+            logger.exception("sequence %s (%s): on_failed failed itself; so has the job", attempt.row.sequence_id, attempt.row.type)
             return None
-        return replace(step, failure=ending.error or "{}") if isinstance(step, Step) else None
+        return replace(step, failure=ending) if isinstance(step, Step) else None
+
+    def unanswered(self, attempt: Attempt, ending: Ending) -> Ending:
+        """As if there had been no compensating job: with its dead letter."""
+        try:
+            return self._with_letter(attempt, ending, failure_of(attempt.row, ending, attempt.host.wire))
+        except Exception:
+            told = attempt.row.sequence_id, attempt.row.type
+            logger.exception("sequence %s (%s): its failure could not be answered; it has failed", *told)
+            return ending
 
     def _with_letter(self, attempt: Attempt, ending: Ending, failure: Failure) -> Ending:
         letters = attempt.job_type.options.get("dead_letter")

@@ -20,6 +20,7 @@ from queuert_py.decisions import judge
 from queuert_py.decisions.backoff import seconds
 from queuert_py.decisions.faults import Fault, pause
 from queuert_py.errors import (
+    DatabaseUnavailableError,
     InvalidOutputError,
     LeaseLostError,
     NotStartableError,
@@ -37,14 +38,13 @@ from queuert_py.postgres.database import fault_of, sever
 from queuert_py.postgres.plans import carry_out
 from queuert_py.runtime.durable import Home
 from queuert_py.runtime.handling import Handling, Surroundings
-from queuert_py.runtime.phases import ESCAPED, PhaseHost, Phases
+from queuert_py.runtime.loops import interrupt
+from queuert_py.runtime.phases import ESCAPED, PhaseHost, Phases, causes
 from queuert_py.sequence import BlockerEnding, Outputs
 from queuert_py.values import Abort, Continuation, Delay, Ending, LiveJob, Step, Verdict
 
 logger = logging.getLogger("queuert_py.worker")
 RERUNS = 5
-RELEASED = Delay(timedelta(seconds=1), charged=False, outcome="released")
-"""What becomes of a job whose runs have written nothing, through no fault of its own."""
 
 
 class Host(PhaseHost, Home, Protocol):
@@ -54,6 +54,8 @@ class Host(PhaseHost, Home, Protocol):
 
     @property
     def grace(self) -> float: ...
+    @property
+    def cut_off(self) -> bool: ...
     def step_for(self, continuation: Continuation[Any], attempt: Attempt) -> Step | Ending: ...
     def hands_off(self, step: Step, attempt: Attempt) -> bool: ...
     def decided(self, attempt: Attempt, verdict: Verdict | None) -> None: ...
@@ -67,12 +69,12 @@ class Attempt(Phases):
 
     __slots__ = (
         "_deadline",
-        "_failure",
         "_key",
         "answered",
         "begun",
         "detached",
         "endings",
+        "failure",
         "handoffs",
         "host",
         "job_type",
@@ -103,7 +105,7 @@ class Attempt(Phases):
         self.begun = self.marked = row.begun
         self.detached = self.answered = False
         self.timers: list[asyncio.TimerHandle] | None = None
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._key: tuple[str, str] | None = None
         self.places: list[tuple[int, str, int, str]] = []
         self._deadline = None if row.deadline is None else time.monotonic() + row.deadline
@@ -157,10 +159,18 @@ class Attempt(Phases):
             return
         for tried in range(RERUNS + 1):
             if await self._once(job, tried):
-                return
+                break
             self.writing = False
-        self.writing = True
-        self.host.decided(self, RELEASED)
+        else:
+            self.writing = True
+            self.host.decided(self, self._given_back())
+        if isinstance(self.failure, KeyboardInterrupt):
+            interrupt(self.failure)
+
+    def _given_back(self) -> Delay:
+        """What becomes of a job whose runs have written nothing, through no fault of its own: it is not charged, but says why."""
+        error = None if self._cause is None else payload.error_json(self._cause)
+        return Delay(timedelta(seconds=1), charged=False, outcome="released", error=error)
 
     def load(self) -> Job[Any, Any] | None:
         """The job for its handler. None: its model refuses the input, or it cannot be started; that is what becomes of it."""
@@ -218,11 +228,11 @@ class Attempt(Phases):
             if tried:
                 await asyncio.sleep(pause(self._again or Fault.CONFLICT, tried, random.random()))
             self._begin_again()
-            self._key, self.places = None, []
+            self._key, self.places, self.failure = None, [], None
             value = await (handler(job) if around is None else around.run())
         except BaseException as raised:
             error = raised
-        again = error is not None and self._again is not None and self.suspension is None and _caused(error, self._cause)
+        again = error is not None and self.suspension is None and any(each is self._cause for each in causes(error))
         if error is not None or self._connection is None or self.detached:
             error = await self._leave(around, error)
         verdict = self._after_value(value) if error is None else self._after_error(error)
@@ -235,7 +245,7 @@ class Attempt(Phases):
             self.host.decided(self, verdict)
             return True
         tell = await self._write_here(verdict)
-        await self._leave_late(around, tell or partial(self.host.decided, self, RELEASED))
+        await self._leave_late(around, tell or partial(self.host.decided, self, self._given_back()))
         if tell is not None and not self.detached:
             tell()
         return tell is not None or self.detached
@@ -261,14 +271,14 @@ class Attempt(Phases):
         last = asyncio.get_running_loop().call_later(1.5 * self.host.grace, self._leave_behind, tell)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.host.grace):
-                error = await around.close(self._failure)
+                error = await around.close(self.failure)
         last.cancel()
-        if error is not None and error is not self._failure:
-            logger.error("job %s (%s): what stands around its handler failed after the commit", *self._name, exc_info=error)
+        if error is not None and error is not self.failure:
+            logger.error("sequence %s (%s): what stands around its handler failed after the commit", *self._name, exc_info=error)
 
     def _leave_behind(self, tell: Callable[[], None]) -> None:
         self.detached = True
-        logger.error("job %s (%s): what stands around its handler ignores cancellation; detached", *self._name)
+        logger.error("sequence %s (%s): what stands around its handler ignores cancellation; detached", *self._name)
         tell()
 
     @property
@@ -290,19 +300,23 @@ class Attempt(Phases):
         if self._waits:
             return self.suspension
         if self.abort_reason not in (None, "shutdown"):
-            self._failure = asyncio.CancelledError(self.abort_reason)
+            self.failure = asyncio.CancelledError(self.abort_reason)
             return self._after_abort()
         try:
             if isinstance(value, Continuation):
                 return self.host.step_for(cast("Continuation[Any]", value), self)
             return Ending("completed", *self.job_type.dump_output(value, self.host.wire))
         except Exception as error:
-            self._failure = error
+            self.failure = error
             if isinstance(error, (InvalidOutputError, UsageError)):
                 return Ending("failed", reason="validation", error=payload.error_json(error))
             return self._judge(error)
 
     def _after_error(self, error: BaseException) -> Verdict | None:
+        self.failure = error
+        cut_off = isinstance(error, asyncio.CancelledError) and self.abort_reason is None and self.host.cut_off
+        if cut_off or isinstance(error, KeyboardInterrupt):
+            self.abort_reason = "shutdown"
         if self._waits:
             return self.suspension
         if self.abort_reason is not None and isinstance(error, (asyncio.CancelledError, GeneratorExit)):
@@ -349,32 +363,32 @@ class Attempt(Phases):
             return
         first = self.abort_reason is None
         self.abort_reason = reason
-        if self.batch is not None or self.job is None:
+        if self.job is None or (self.batch is not None and reason != "shutdown"):
             self.detached = self.writing = True
             self.host.decided(self, self._after_abort())
-            if self.batch is not None:  # the others go on
-                self.batch.dropped(grace)
-        elif first and self.task is not None:
+        if self.batch is not None:  # the others go on
+            self.batch.dropped(grace)
+        elif first and self.task is not None and not self.writing:
             loop = asyncio.get_running_loop()
             self.task.cancel(reason)
             self.timers = [
                 *(self.timers or []),
                 loop.call_later(grace / 2, self._insist),
-                loop.call_later(grace, self._detach),
+                loop.call_later(grace, self.detach),
             ]
 
     def _insist(self) -> None:
         if self.task is not None and not self.writing and not self.task.done():
             self.task.cancel(self.abort_reason)
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
         """The handler ignores its cancellation: go on without it. The fence keeps whatever it still writes from committing."""
         if self.writing or self.task is None or self.task.done():
             return
         self.detached = self.writing = True
         if self._connection is not None:
             sever(self._connection)  # what it holds is rolled back now, not when its idle limit ends
-        logger.error("job %s (%s): its handler ignores cancellation (%s); detached", self.row.sequence_id, self.row.type, self.abort_reason)
+        logger.error("sequence %s (%s): its handler ignores cancellation (%s); detached", *self._name, self.abort_reason)
         self.host.decided(self, self.suspension if self._waits else self._after_abort())
 
     # --- writing in the handler's own transaction
@@ -391,7 +405,7 @@ class Attempt(Phases):
             self._check_open(connection)
             answers = await self._complete(verdict, connection)
         except Exception as error:
-            self._failure = error
+            self.failure = error
             return await self._after_failed_commit(error, verdict, connection)
         await self._give_back()
         return partial(self.host.written, self, verdict, answers)
@@ -432,14 +446,14 @@ class Attempt(Phases):
         await self._give_back()
         if isinstance(error, (UsageError, SequenceNotFoundError)):
             return partial(self.host.decided, self, Ending("failed", reason="validation", error=payload.error_json(error)))
-        if isinstance(error, SequenceBusyError):  # a blocker's row is held: what this transaction holds may be what its holder waits for
+        if isinstance(error, (SequenceBusyError, DatabaseUnavailableError)):  # who has it may wait for what this transaction has
             return partial(self.host.decided, self, Delay(timedelta(seconds=1 + random.random()), charged=False, outcome="released"))
         if fault in (None, Fault.CONFLICT):
             return partial(self.host.decided, self, self._judge(error)) if fault is None else None
         fate = await self.host.fate(self.row)
         match fate:
             case "written":
-                self._failure = None
+                self.failure = None
                 return partial(self.host.written, self, verdict, [])
             case "mine" if self._again is not None:
                 return None
@@ -450,19 +464,3 @@ class Attempt(Phases):
             case _:
                 self.abort_reason = "lease_lost"
                 return partial(self.host.decided, self, None)
-
-
-def _caused(error: BaseException | None, cause: BaseException | None) -> bool:
-    """Is this error that one, or does it come of it? A group comes of each of its errors."""
-    open_, seen = [error], set[int]()  # what users chain may be a ring
-    while open_:
-        each = open_.pop()
-        if each is None or id(each) in seen:
-            continue
-        if each is cause:
-            return True
-        seen.add(id(each))
-        open_.append(each.__cause__ or each.__context__)
-        if isinstance(each, BaseExceptionGroup):
-            open_ += cast("BaseExceptionGroup[Any]", each).exceptions
-    return False

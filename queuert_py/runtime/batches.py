@@ -13,6 +13,7 @@ from queuert_py.errors import InvalidOutputError, PhaseError
 from queuert_py.job import Job, current
 from queuert_py.job_types import InternalJobType
 from queuert_py.middleware import attempt_hooks
+from queuert_py.runtime.loops import interrupt
 from queuert_py.values import Abort, Continuation, LiveJob
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Batch:
         self._attempts = attempts
         self._within = within
         self._open: dict[Attempt, Opened] = {}
+        self._interrupt: KeyboardInterrupt | None = None
         self.abort_reason: Abort | None = None
         self.state: dict[str, Any] = {}
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -71,8 +73,16 @@ class Batch:
     def row(self) -> LiveJob:
         return self._attempts[0].row
 
-    def connection_of(self, tx: object) -> None:
-        """No transaction, no connection."""
+    @property
+    def over(self) -> bool:
+        return all(attempt.writing for attempt in self._attempts)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        return self._attempts[0].place
+
+    def carrier_for(self, tx: object) -> None:
+        """No transaction."""
 
     def __getattr__(self, name: str) -> Any:
         raise PhaseError(f"{name} belongs to one job, and this handler has a batch of them: return one outcome per job.")
@@ -87,6 +97,8 @@ class Batch:
             for attempt in self._attempts:
                 if not attempt.writing:
                     attempt.conclude(None, error)
+        if self._interrupt is not None:
+            interrupt(self._interrupt)
 
     async def _handle(self) -> None:
         jobs: dict[Attempt, Job[Any, Any]] = {}
@@ -94,11 +106,11 @@ class Batch:
             job = None if attempt.detached else attempt.load()
             if job is not None and await self._enter(attempt, job):
                 jobs[attempt] = job
-        over = all(attempt.detached for attempt in jobs)
+        over = all(attempt.abort_reason is not None for attempt in jobs)
         outcomes: Iterable[Any] = [None] * len(jobs) if over else await self._outcomes(list(jobs.values()))
         for attempt, outcome in reversed(list(zip(jobs, outcomes, strict=True))):
             error: BaseException | None = outcome if isinstance(outcome, BaseException) else None
-            if attempt.detached:
+            if attempt.detached or over:
                 error = asyncio.CancelledError(attempt.abort_reason)
             self._conclude(attempt, outcome, await leave(self._open[attempt], error))
 
@@ -129,6 +141,7 @@ class Batch:
             self._check(outcomes, len(jobs))
         except BaseException as error:
             failure = error
+            self._interrupt = error if isinstance(error, KeyboardInterrupt) else None
         failure = await leave(opened, failure)
         return outcomes if failure is None else [failure] * len(jobs)
 
@@ -150,10 +163,12 @@ class Batch:
     # --- aborting
 
     def dropped(self, grace: float) -> None:
-        """One of the jobs is not to be written any more. Without any left the handler is cancelled; one that ignores it is left alone."""
-        if self._task.done() or not all(attempt.detached or attempt.writing for attempt in self._attempts):
+        """One of the jobs is not to be written any more, or the worker stops. Without any left to go on for the handler is cancelled; one
+        that ignores it is left alone. Jobs that are given back since the worker stops are so when the handler has ended."""
+        left = [attempt for attempt in self._attempts if attempt.abort_reason is None and not attempt.writing]
+        if self._task.done() or left or self.abort_reason is not None:
             return
-        self.abort_reason = self._attempts[-1].abort_reason
+        self.abort_reason = next(attempt.abort_reason for attempt in reversed(self._attempts) if attempt.abort_reason is not None)
         self._task.cancel(self.abort_reason)
         loop = asyncio.get_running_loop()
         loop.call_later(grace / 2, self._task.cancel, self.abort_reason)
@@ -162,3 +177,5 @@ class Batch:
     def _given_up(self) -> None:
         if not self._task.done():
             logger.error("the batch handler of %s ignores cancellation (%s); detached", self._job_type.name, self.abort_reason)
+            for attempt in self._attempts:
+                attempt.detach()

@@ -1,4 +1,4 @@
-"""What runs in a process of `isolation="process"`: takes one job after the other from stdin, ends with its parent. See processes.py."""
+"""What runs in a process of `isolation="process"`: takes one job after the other, ends with its parent. See processes.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
@@ -37,16 +38,17 @@ class _Remote:
 
     abort_reason: Abort | None = None
     shutting_down = False
-    in_phase = False
+    in_phase = over = False
     completing = False
+    place = None
     origin = None
 
     def __init__(self, row: LiveJob) -> None:
         self.row = row
         self.state: dict[str, Any] = {}
 
-    def connection_of(self, tx: object) -> None:
-        """No transaction, no connection."""
+    def carrier_for(self, tx: object) -> None:
+        """No transaction."""
 
     @property
     def durable(self) -> _Remote:
@@ -69,7 +71,8 @@ class _Remote:
 
 
 def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One job: the output, or the error."""
+    """One job: the output, or the error. A copy of this process that the handler has forked does not come back from here: it ends."""
+    own = os.getpid()
     try:
         row = LiveJob(**request["row"])._replace(run_at=datetime.fromisoformat(request["row"]["run_at"]), timeout=None)
         module, handler = request["handler"]
@@ -81,7 +84,11 @@ def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
         current.set(running)
         output, name = _driven(_run(job_type, job))
     except BaseException as error:
+        if os.getpid() != own:
+            raise
         return {"error": described(error, payload.error_json(error))}
+    if os.getpid() != own:
+        sys.exit()
     return {"output": output, "output_type": name}
 
 
@@ -134,19 +141,60 @@ def _load_main(file: str | None) -> ModuleType:
     return _main
 
 
-def main() -> None:
-    """Take requests until stdin ends; then end at once, whatever runs: the worker is gone."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+def _at_fork(held: Iterable[signal.Signals], in_copy: Callable[[], None]) -> None:
+    """Have it called in each copy of this process, before one of these signals can reach the copy."""
+    before = threading.local()
+
+    def hold() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def begin() -> None:
+        in_copy()
+        go_on()
+
+    os.register_at_fork(before=hold, after_in_parent=go_on, after_in_child=begin)
+
+
+def main(deaf: Callable[..., None]) -> None:
+    """Take requests until there are no more; then end at once, whatever runs, with all that was started: the worker is gone.
+
+    deaf: the handler of the signals that are not for this process.
+    """
+    requests, answers = FileIO(os.dup(0), "r"), FileIO(os.dup(1), "w")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what handlers print is not an answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when we end
-    requests: SimpleQueue[bytes] = SimpleQueue()
+
+    def forked() -> None:
+        """A copy of this process has nothing to do with the worker: it holds no pipe open, and is not deaf."""
+        requests.close()
+        answers.close()
+        for each, usual in usually.items():
+            if signal.getsignal(each) is deaf:
+                signal.signal(each, usual)
+
+    usually: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    _at_fork(usually, forked)
+    asked: SimpleQueue[bytes] = SimpleQueue()
 
     def read() -> None:
-        for line in sys.stdin.buffer:
-            requests.put(line)
-        os._exit(0)
+        parts: list[bytes] = []
+        while part := requests.read(1 << 16):
+            parts.append(part)
+            if part.endswith(b"\n"):  # the next one comes after our answer
+                asked.put(b"".join(parts))
+                parts.clear()
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+    def answer(line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            left = left[answers.write(left) :]
 
     threading.Thread(target=read, name="queuert requests", daemon=True).start()
-    answers.write(READY)
+    answer(READY)
     while True:
-        answers.write(to_json(handle(from_json(requests.get()))) + b"\n")
+        answer(to_json(handle(from_json(asked.get()))) + b"\n")

@@ -13,12 +13,12 @@ class WorkerContext:
     def __init__(self, engine: Opens, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings
-        self._worker: Worker | None = None
+        self._worker = Worker(engine, settings)
 
     async def start(self) -> Worker:
+        """ConfigurationError when it has been started before; what `open` raises, and what the worker raises."""
         await self._engine.open()
         self._engine.validate()
-        self._worker = Worker(self._engine, self._settings)
         await self._worker.start()
         return self._worker
 
@@ -26,7 +26,8 @@ class WorkerContext:
         return await self.start()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._worker is not None:
+        try:
             if self._settings.drain and kind is None:
                 await self._worker.drained()
+        finally:
             await self._worker.stop()

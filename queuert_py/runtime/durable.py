@@ -33,7 +33,7 @@ from queuert_py.payload import Wire
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
 from queuert_py.runtime.callbacks import Callback
-from queuert_py.sequence import Blocker, BlockerEnding, JobSequence, read_output
+from queuert_py.sequence import Blocker, BlockerEnding, JobSequence, model_named, read_output
 from queuert_py.values import Block, BlockerPolicy, Duration, LiveJob, Suspend, Suspended
 
 in_step: ContextVar[str | None] = ContextVar("queuert_step", default=None)
@@ -199,16 +199,16 @@ class Durable:
 
     def _fill(self, blocker: Blocker[Any], ending: BlockerEnding, last_type: str | None) -> None:
         def read(ending: BlockerEnding) -> Any:
-            models = dict(getattr(blocker, "outputs", None) or {})
             name = ending.output_type
-            if name is not None and name not in models:
-                model = self._keeper.model(last_type or "", name)
-                if model is None:
-                    raise InvalidOutputError(f"sequence {blocker.id} returned a {name}, which its handle does not declare.")
-                models[name] = model
-            return read_output(ending, models)
+            if name is None:
+                return None
+            contract = blocker._contract if isinstance(blocker, JobSequence) else None
+            model = model_named(contract, name, lambda name: self._keeper.model(last_type or "", name))
+            if model is None:
+                raise InvalidOutputError(f"sequence {blocker.id} returned a {name}, which its handle does not declare.")
+            return read_output(ending, {name: model})
 
-        blocker.fill(ending, read)
+        blocker._fill(ending, read)
 
     # --- what all of them share
 

@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 
 from queuert_py import payload
 from queuert_py.decisions.faults import Fault, pause
-from queuert_py.errors import SequenceNotFoundError, UsageError
+from queuert_py.errors import DatabaseUnavailableError, SequenceBusyError, SequenceNotFoundError, UsageError
 from queuert_py.postgres import blocking, rows
 from queuert_py.postgres.calls import Call
 from queuert_py.postgres.database import Database, Link, fault_of
@@ -62,7 +62,7 @@ class Finisher:
         self._completions: list[tuple[Attempt, Ending]] = []
         self._steps: list[tuple[Attempt, Step]] = []
         self._rest: list[Item] = []
-        self._blocked: list[tuple[Attempt, Step | Block]] = []
+        self._blocked: list[tuple[Attempt, Step | Block, int]] = []
         self._edges_wake = asyncio.Event()
         self._plain_wake = asyncio.Event()
         self._settle_wake = asyncio.Event()
@@ -74,8 +74,7 @@ class Finisher:
         if isinstance(verdict, Ending) and self._answers.take(attempt, verdict):
             return
         if isinstance(verdict, Block) or (isinstance(verdict, Step) and verdict.blockers):
-            self._blocked.append((attempt, verdict))
-            self._edges_wake.set()
+            self._block(attempt, verdict, 0)
             return
         if isinstance(verdict, Step) and verdict.failure is None:
             self._steps.append((attempt, verdict))
@@ -96,18 +95,18 @@ class Finisher:
         while True:
             await self._plain_wake.wait()
             self._plain_wake.clear()
-            completions, self._completions = self._completions[:BATCH], self._completions[BATCH:]
-            steps, self._steps = self._steps[:BATCH], self._steps[BATCH:]
-            if self._completions or self._steps:
-                self._plain_wake.set()
             self._busy += 1
             try:
+                completions, self._completions = self._completions[:BATCH], self._completions[BATCH:]
                 if completions:
                     await self._finish(completions)
+                steps, self._steps = self._steps[:BATCH], self._steps[BATCH:]
                 if steps:
                     await self._advance(steps)
             finally:
                 self._busy -= 1
+                if self._completions or self._steps:
+                    self._plain_wake.set()
 
     async def _finish(self, batch: list[tuple[Attempt, Ending]]) -> None:
         parts = [rows.finish_row(attempt.row, ending.output or "null", ending.output_type) for attempt, ending in batch]
@@ -135,21 +134,25 @@ class Finisher:
             else:
                 self._settle((attempt, step))
 
+    def _block(self, attempt: Attempt, verdict: Step | Block, tried: int) -> None:
+        self._blocked.append((attempt, verdict, tried))
+        self._edges_wake.set()
+
     async def write_edges(self) -> None:
         """The edges lane; runs until cancelled."""
         while True:
             await self._edges_wake.wait()
             self._edges_wake.clear()
-            batch, self._blocked = self._blocked, []
-            for attempt, verdict in batch:
+            while self._blocked:
+                attempt, verdict, tried = self._blocked.pop(0)
                 self._busy += 1
                 try:
-                    await self._write_blocked(attempt, verdict)
+                    await self._write_blocked(attempt, verdict, tried)
                 finally:
                     self._busy -= 1
 
-    async def _write_blocked(self, attempt: Attempt, verdict: Step | Block) -> None:
-        """A job that is to wait for blockers; failed when they cannot be had."""
+    async def _write_blocked(self, attempt: Attempt, verdict: Step | Block, tried: int) -> None:
+        """A job that is to wait for blockers; failed when they cannot be had, and tried again, without end, when one is held just now."""
 
         async def once(connection: AsyncConnection[Any]) -> list[Any]:
             async with connection.transaction():
@@ -158,18 +161,25 @@ class Finisher:
                 return (await carry_out(blocking.advance(self._store, attempt.row, verdict), connection))[1]
 
         def write(link: Link) -> Any:
-            return blocking.marking(self._database, lambda: link.use(once), verdict.blockers)
+            return blocking.marking(self._database, lambda: link.use(once), verdict.blockers, patience=0)
 
         try:
             answers = await self._persist(self._edges_link, write, [(attempt, verdict)])
+        except (SequenceBusyError, DatabaseUnavailableError):  # the others of this lane do not wait for that
+            answers = []
         except (UsageError, SequenceNotFoundError) as error:
-            self.put(attempt, Ending("failed", reason="validation", error=payload.error_json(error)))
+            if isinstance(verdict, Step) and verdict.failure is not None:
+                told = attempt.row.sequence_id, attempt.row.type, error
+                logger.error("sequence %s (%s): what on_failed goes on with cannot be had; the job has failed: %s", *told)
+                self.put(attempt, self._answers.unanswered(attempt, verdict.failure))
+            else:
+                self.put(attempt, Ending("failed", reason="validation", error=payload.error_json(error)))
             return
         if answers is None:
             return
         if not answers:
             for _ in await self._look([(attempt, verdict)]):
-                asyncio.get_running_loop().call_later(0.01, self.put, attempt, verdict)
+                asyncio.get_running_loop().call_later(min(1.0, 0.01 * 2 ** min(tried, 7)), self._block, attempt, verdict, tried + 1)
         elif isinstance(verdict, Step):
             self._owner.advanced(attempt, verdict, answers[0])
         else:
@@ -237,7 +247,11 @@ class Finisher:
     async def _look(self, items: list[Item]) -> list[Item]:
         """The fate of rows that did not match: still mine means locked."""
         call = self._store.read_fates([rows.epoch_row(attempt.row) for attempt, _ in items])
-        answers = await self._persist(self._settle_link, lambda link: link.run(call), [])
+        try:
+            answers = await self._persist(self._settle_link, lambda link: link.run(call), [])
+        except asyncio.CancelledError:
+            self._put_back(items)
+            raise
         fates = {(key, epoch): fate for key, epoch, fate in answers or []}
         locked: list[Item] = []
         for attempt, verdict in items:
@@ -272,8 +286,16 @@ class Finisher:
                 tried += 1
                 logger.log(logging.DEBUG if tried > 1 else logging.WARNING, "completions not written yet: %s", error)
                 await asyncio.sleep(min(1.0, pause(fault or Fault.LOST, tried, random.random())))
+            except asyncio.CancelledError:
+                self._put_back(batch)
+                raise
             else:
                 return answer
+
+    def _put_back(self, batch: Iterable[Item]) -> None:
+        """The event loop ends while they are being written: the worker's stop is to write them."""
+        for attempt, verdict in batch:
+            self.put(attempt, verdict)
 
     @staticmethod
     def _link_broke(error: BaseException) -> bool:
@@ -287,7 +309,7 @@ class Finisher:
             return
         attempt, verdict = batch[0]
         if isinstance(verdict, Ending) and verdict.outcome == "failed":
-            logger.error("job %s cannot be written at all: %s", attempt.row.sequence_id, error)
+            logger.error("sequence %s cannot be written at all: %s", attempt.row.sequence_id, error)
             self._owner.lost(attempt, "lease_lost")
             return
         self.put(attempt, Ending("failed", reason="error", error=payload.error_json(error)))

@@ -131,8 +131,6 @@ async def start_at(worker: Worker, database: Database, start: Start, told: Calla
 
 def let_go(worker: Worker, sequence_id: str) -> None:
     """Whoever wanted it here has gone: give the job back, uncharged, for any worker to take."""
-    if isinstance(worker, Here) and sequence_id in worker._wanted:
-        return
     for attempt in worker._held():
         if attempt.row.sequence_id == sequence_id:
             if attempt in worker._waiting:

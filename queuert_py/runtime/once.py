@@ -5,7 +5,7 @@ in between: no presence lock (its jobs are missed at the end of their lease), no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from queuert_py.postgres.database import Link
 from queuert_py.runtime.attempt import Attempt
 from queuert_py.runtime.claimer import Claimer
+from queuert_py.runtime.loops import Part
 from queuert_py.runtime.services import Services
 from queuert_py.runtime.settings import Settings
 from queuert_py.runtime.worker import Worker
@@ -52,6 +53,7 @@ class Once(Worker):
     """See `Engine.run_once`."""
 
     present = listens = False
+    claim_ends = 2.0  # a budget is a budget, should the database be down
 
     def __init__(self, engine: Services, settings: Settings, limit: int) -> None:
         super().__init__(engine, settings)
@@ -68,19 +70,15 @@ class Once(Worker):
         self._limited.left = self._limit
         return self._limited
 
-    def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        loops = super()._loops()
-        del loops["reap"]
-        return {**loops, "claim": self._reap_and_claim}
+    def _parts(self) -> dict[str, Part]:
+        parts = super()._parts()
+        del parts["reap"]
+        return {**parts, "claim": self._reap_and_claim}
 
     async def _reap_and_claim(self) -> None:
         await self._reaper.prepare()
         self._reaped += await self._reaper.once()
         await self._claimer.run()
-
-    @staticmethod
-    async def _ended(task: asyncio.Task[None], timeout: float) -> None:
-        await asyncio.wait([task], timeout=min(timeout, 2.0))  # a budget is a budget, should the database be down
 
     async def round(self, budget: float) -> Summary:
         """Work until nothing is due, or as long as the budget lasts; then end what still runs, and leave."""

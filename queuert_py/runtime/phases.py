@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import psycopg
 from psycopg import AsyncConnection
@@ -15,19 +15,23 @@ from psycopg.pq import TransactionStatus
 from queuert_py.decisions import phases
 from queuert_py.decisions.faults import Fault
 from queuert_py.decisions.phases import Kind
-from queuert_py.errors import JobDeletedError, LeaseLostError, PhaseError, TransactionAbortedError, TransactionEscapedError
+from queuert_py.errors import JobDeletedError, LeaseLostError, PhaseError, TransactionAbortedError, TransactionEscapedError, UsageError
 from queuert_py.job import Job, SyncConnection
+from queuert_py.joining import ForeignTx, Joinable, join
 from queuert_py.middleware import Middleware, phase_hooks
 from queuert_py.postgres.calls import BEGIN, COMMIT, together
+from queuert_py.postgres.carriers import AsyncPsycopg
 from queuert_py.postgres.database import Database, fault_of
-from queuert_py.postgres.twins import make_sync_twin, refuse, sync_twin, wait_again
-from queuert_py.runtime.callbacks import call_back
+from queuert_py.postgres.faces import failed_on, lent, make_sync_face, sync_face
+from queuert_py.postgres.plans import Carrier
+from queuert_py.runtime.callbacks import Callback, call_back
 from queuert_py.runtime.durable import Durable, Keeps
 from queuert_py.values import Abort, LiveJob, Suspended
 
 if TYPE_CHECKING:
     from queuert_py.runtime.batches import Batch
 
+IDLED = "25P03"
 ESCAPED = "the handler ended the engine's transaction: do not COMMIT or ROLLBACK on the given connection."
 
 
@@ -49,6 +53,7 @@ class Phases(Keeps):
         "_again",
         "_cause",
         "_connection",
+        "_face",
         "_finalized",
         "_held",
         "_host",
@@ -78,6 +83,7 @@ class Phases(Keeps):
         self._phase: phases.State = "ready"
         self._held: AbstractAsyncContextManager[Any] | None = None
         self._connection: AsyncConnection[Any] | None = None
+        self._face: AsyncConnection[Any] | None = None
         self._tx: object = None
         self._xid = ""
         self._watched = row.watched
@@ -108,19 +114,37 @@ class Phases(Keeps):
     def completing(self) -> bool:
         return phases.holds_transaction(self._phase)
 
-    def connection_of(self, tx: object) -> AsyncConnection[Any] | None:
-        """The connection under what a phase of this attempt has yielded."""
-        connection = self._connection
-        if connection is None or tx is None:
+    @property
+    def over(self) -> bool:
+        return self.writing
+
+    def on_commit(self, callback: Callback) -> None:
+        if self.writing:
+            raise PhaseError("on_commit() comes too late: the handler has returned.")
+        super().on_commit(callback)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """See `Database.place`."""
+        return self._host.database.place
+
+    def carrier_for(self, tx: object) -> Carrier | None:
+        """What runs statements in the latest phase, if `tx` is its transaction, in whatever form. PhaseError when its block has ended."""
+        given = tx.transaction if isinstance(tx, ForeignTx) else tx
+        face = self._face
+        if face is None or given is None or (given is not face and given is not self._tx and given is not sync_face(face)):
             return None
-        return connection if tx is self._tx or tx is sync_twin(connection) else None
+        self._check_open(face)
+        if given is self._tx and given is not face:
+            with suppress(UsageError):  # a session of another kind than those that can be joined
+                return join(cast("Joinable", given))  # through what wraps it: it may have something to send first, like a SAVEPOINT
+        return AsyncPsycopg(face)
 
     def sync_tx(self) -> SyncConnection:
         """The open phase's transaction, for the handler's thread."""
-        connection = self._connection
-        if connection is None:
+        if self._connection is None or self._face is None:
             raise PhaseError("no phase is open.")
-        return make_sync_twin(connection)
+        return make_sync_face(self._face)
 
     @asynccontextmanager
     async def phase(self, kind: Kind) -> AsyncGenerator[Any]:
@@ -142,7 +166,7 @@ class Phases(Keeps):
         inside: BaseException | None = None
         try:
             async with AsyncExitStack() as stack:
-                self._tx = tx = await self._enter(stack, kind, connection)
+                tx = await self._enter(stack, kind, connection)
                 try:
                     yield tx
                 except BaseException as error:
@@ -152,14 +176,14 @@ class Phases(Keeps):
                 raise inside
         except BaseException as error:
             self.take_callbacks(callbacks)
-            self._remember(error, connection)
+            if self._is_ours(error, connection):
+                self._remember(error, connection)
             self._phase = phases.undone(self._phase, again=self._finalized)
             self._finalized = self._finalized or kind != "prepare"
             await self._give_back()
             raise
         if kind != "prepare":
             self._phase = phases.ended(self._phase)
-            refuse(connection)
             return
         try:
             self._check_open(connection)
@@ -174,9 +198,10 @@ class Phases(Keeps):
         await call_back(self.take_callbacks(callbacks))
 
     async def _enter(self, stack: AsyncExitStack, kind: Kind, connection: AsyncConnection[Any]) -> Any:
-        """What the phase yields: the connection or what wraps it, inside the middleware of the phase."""
-        wrapped = self._host.wrap(connection)
-        tx: Any = connection if wrapped is None else await stack.enter_async_context(wrapped)
+        """What the phase yields: a face of the connection or what wraps it, inside the middleware of the phase."""
+        self._face = face = stack.enter_context(lent(connection))
+        wrapped = self._host.wrap(face)
+        self._tx = tx = face if wrapped is None else await stack.enter_async_context(wrapped)
         for hook in phase_hooks(self.middleware, kind):
             await stack.enter_async_context(hook(self.job, tx))
         return tx
@@ -209,14 +234,18 @@ class Phases(Keeps):
         return kind(f"job {self.row.sequence_id} is no longer this attempt's: {fate}.", fate=fate)
 
     def _remember(self, error: BaseException, connection: AsyncConnection[Any] | None) -> None:
-        """A fault that the server or the network caused: the whole attempt may run again at once."""
-        fault = fault_of(error, connection)
-        if fault is Fault.LOST and connection is not None and not (connection.closed or connection.broken):
-            return  # of another connection of the handler's
+        """A fault of this attempt's own connection that the server or the network caused: the whole attempt may run again at once. Not so
+        one that idled too long in a transaction: it would do so again."""
+        fault = None if getattr(error, "sqlstate", None) == IDLED else fault_of(error, connection)
         if fault in (Fault.CONFLICT, Fault.LOST, Fault.OVERLOADED, Fault.READ_ONLY, Fault.STORAGE):
             self._again, self._cause = fault, error
         if fault in (Fault.LOST, Fault.READ_ONLY):
             self._host.database.health.failed(error)
+
+    def _is_ours(self, error: BaseException, connection: AsyncConnection[Any]) -> bool:
+        """Does what leaves a phase come of its connection? A handler may have others, which fail by themselves."""
+        face = self._face
+        return connection.broken or (face is not None and any(failed_on(each, face) for each in causes(error)))
 
     def _check_open(self, connection: AsyncConnection[Any]) -> None:
         match connection.info.transaction_status:
@@ -235,7 +264,6 @@ class Phases(Keeps):
         self._held = self._connection = None
         if held is None or connection is None:
             return
-        wait_again(connection)
         try:
             if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
                 await connection.rollback()
@@ -245,3 +273,19 @@ class Phases(Keeps):
                 raise
         finally:
             await held.__aexit__(None, None, None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it comes of. A group comes of each of its errors."""
+    open_, seen = [error], set[int]()  # what users chain may be a ring
+    while open_:
+        each = open_.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        cause = each.__cause__ or each.__context__
+        if cause is not None:
+            open_.append(cause)
+        if isinstance(each, BaseExceptionGroup):
+            open_ += cast("BaseExceptionGroup[Any]", each).exceptions

@@ -1,6 +1,7 @@
 """Processes for `isolation="process"`: a handler that takes the whole processor, or that must be stopped for real, runs in one of its own.
 
-Input, output and errors travel as JSON lines over the child's stdin and stdout; what the handler prints goes to stderr.
+Input, output and errors travel as JSON lines over two pipes that nothing but the child holds. It leads a session of its own: it is killed
+with everything that its handlers have started, and a terminal's signals do not reach it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from queuert_py.job_types import InternalJobType
 from queuert_py.sequence import BlockerEnding
 from queuert_py.values import LiveJob, Retry
 
-_BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from queuert_py.runtime.child import main; main()"
+_BEGIN = """
+import json, signal, sys
+deaf = lambda *_: None  # the worker decides when we end; not SIG_IGN: programs that we start would inherit it
+for each in signal.SIGINT, signal.SIGTERM:
+    signal.signal(each, deaf)
+    signal.siginterrupt(each, False)
+sys.path[:] = json.loads(sys.argv.pop())
+from queuert_py.runtime.child import main
+main(deaf)
+"""
 READY = b"ready\n"
 LIMIT = 64 * 1024 * 1024
 """Bytes of one line: far beyond any payload."""
@@ -82,7 +92,7 @@ class Processes:
                 return child
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _BEGIN, to_json(sys.path).decode(), stdin=pipe, stdout=pipe, limit=LIMIT
+            sys.executable, "-c", _BEGIN, to_json(sys.path).decode(), stdin=pipe, stdout=pipe, limit=LIMIT, start_new_session=True
         )
         try:
             assert child.stdout is not None  # noqa: S101
@@ -107,12 +117,15 @@ class Processes:
     async def close(self) -> None:
         """End the children that are idle."""
         while self._idle:
-            await _kill(self._idle.pop())
+            child = self._idle.pop()
+            if child.returncode is None:
+                await _kill(child)
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        child.kill()
+    """End it, and whatever its handlers have started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, and so is all it has started
+        os.killpg(child.pid, signal.SIGKILL)
     waiting = asyncio.ensure_future(child.wait())
     while not waiting.done():
         with contextlib.suppress(asyncio.CancelledError):  # killed is killed: it does not take long
@@ -120,13 +133,14 @@ async def _kill(child: asyncio.subprocess.Process) -> None:
 
 
 async def _end_of(child: asyncio.subprocess.Process) -> str:
-    """How a child that says nothing more has ended. Not killed at once: a signal that finds it dead takes its exit code away."""
+    """How a child that says nothing more has ended. What its handlers have started ends as well."""
     try:
         async with asyncio.timeout(1):
             code = await child.wait()
     except TimeoutError:
-        await _kill(child)
         return "it closed its output"
+    finally:
+        await _kill(child)
     if code >= 0:
         return f"exit code {code}"
     try:

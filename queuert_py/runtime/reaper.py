@@ -30,8 +30,9 @@ BATCH = 1000
 
 
 class Reaper:
-    """Every worker has one; no leader. `policy_of(type)` gives a job type's policy, `told` the hints of what is ready again,
-    `done` the sequences that have ended and are waited for, `taken` each job with what was written for it and the worker that had it."""
+    """Every worker has one; no leader. `policy_of(type)` gives a job type's policy, `mute` those that no worker of this engine takes and
+    whose failure nobody answers; `told` gets the hints of what is ready again, `done` the sequences that have ended and are waited for,
+    `taken` each job with what was written for it and the worker that had it."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Reaper:
         worker_id: str,
         lease: float,
         policy_of: Callable[[str], judge.Policy],
+        mute: Callable[[], list[str]],
         told: Callable[[Iterable[tuple[Any, ...]]], None],
         done: Callable[[Iterable[str]], None],
         taken: Callable[[Iterable[tuple[LiveJob, object, str | None]]], None],
@@ -49,6 +51,7 @@ class Reaper:
         self._id = worker_id
         self._lease = lease
         self._policy_of = policy_of
+        self._mute = mute
         self._told = told
         self._done = done
         self._taken = taken
@@ -132,13 +135,14 @@ class Reaper:
         return len(found)
 
     async def _bury(self, connection: AsyncConnection[Any]) -> None:
-        """End what is too late to run: sequences over their deadline, jobs that had to begin by now."""
+        """End what is too late to run: sequences over their deadline, jobs that had to begin by now; and what has failed and would wait for
+        ever to be taken."""
         store = self._database.store
         async with connection.transaction():
-            found = await store.lock_limited(BATCH).on(connection)
+            found = await store.lock_limited(self._mute(), BATCH).on(connection)
             if not found:
                 return
-            items = [(blank_job(*row[:6]), judge.unrun(expired=True, deadline=0.0 if row[-1] else None, doom=None)) for row in found]
+            items = [(blank_job(*row), judge.unrun(expired=True, deadline=0.0 if late else None, doom=doom)) for *row, late, doom in found]
             verdicts = [(job, self._or_doom(job.type, verdict), False) for job, verdict in items if verdict]
             calls = settle_calls(store, verdicts, timedelta(0))
             answers = dict(zip(calls, await together(connection, *calls.values()), strict=True))

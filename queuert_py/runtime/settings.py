@@ -44,7 +44,7 @@ def checked(
     try:
         return Settings(
             concurrency=options.count(concurrency, "concurrency"),
-            queues=_names(queues, "queues", 40) or None,
+            queues=_queues(queues),
             types=_names(types, "types", 200),
             lease=options.needed(lease, "lease", positive=True),
             poll_interval=_pair(poll_interval),
@@ -59,6 +59,13 @@ def checked(
 
 def _names(value: Any, name: str, most: int) -> list[str] | None:
     return None if value is None else [options.words(each, name, most) for each in options.several(value, name, "names")]
+
+
+def _queues(value: Any) -> list[str] | None:
+    names = _names(value, "queues", 40)
+    if names == []:
+        raise UsageError(f"queues={value!r}: at least one, or None for those of its job types.")
+    return names
 
 
 def _pair(value: Any) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -88,17 +88,19 @@ class Bridge:
         self._said: deque[_Asked | _Outcome] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._turns: SimpleQueue[Callable[[], Any] | _Outcome | None] = SimpleQueue()
-        self.over = False
+        self.over = self._ended = False
+        self._context, self._known = copy_context(), copy_context()
+        self._asking = 0
         self._thread = threads.take()
         self._thread.work.put(self._stay)
 
     # --- in the task
 
     async def run(self, fn: Callable[[], T]) -> T:
-        """Have the thread call it, in a copy of this context; meanwhile do what it asks for. May be called while it asks."""
+        """Have the thread call it; meanwhile do what it asks for. May be called while it asks."""
         if self.over:
             raise LeaseLostError(_OVER)
-        self._turns.put(partial(copy_context().run, fn))
+        self._turns.put(partial(self._shared_context().run, fn))
         while True:
             said = await self._hear()
             if isinstance(said, _Outcome):
@@ -106,7 +108,19 @@ class Bridge:
                 return value
             self._turns.put(await self._answer(said.fn))
 
+    def _shared_context(self) -> Context:
+        """All that the thread calls has one context: what a `def` provider sets is there for the handler. What coroutines have set since is
+        put into it; what is called while the thread asks has a copy, as it is in the midst of the other."""
+        context, now = self._context.copy() if self._asking else self._context, copy_context()
+        for variable, value in now.items():
+            if variable not in self._known or self._known[variable] is not value:
+                context.run(variable.set, value)
+        if not self._asking:
+            self._known = now
+        return context
+
     async def _answer(self, fn: Callable[[], Awaitable[Any]]) -> _Outcome:
+        self._asking += 1
         try:
             return _Outcome(await fn(), None)
         except BaseException as error:
@@ -114,6 +128,8 @@ class Bridge:
             if isinstance(error, asyncio.CancelledError) and task is not None:
                 task.uncancel()  # it is the thread's now
             return _Outcome(None, error)
+        finally:
+            self._asking -= 1
 
     async def _hear(self) -> _Asked | _Outcome:
         while not self._said:
@@ -132,8 +148,9 @@ class Bridge:
     def end(self) -> None:
         """The thread is free for others, unless it was left to itself."""
         if not self.over:
-            self.over = True
+            self.over = self._ended = True
             self._turns.put(None)
+            self._threads.give_back(self._thread)  # now, so that the next handler finds it: what it is given waits until it is through
 
     def _heard(self, said: _Asked | _Outcome) -> None:
         self._said.append(said)
@@ -144,7 +161,8 @@ class Bridge:
 
     def _stay(self) -> None:
         self._serve()
-        self._threads.give_back(self._thread)
+        if not self._ended:  # it was left behind
+            self._threads.give_back(self._thread)
 
     def _serve(self) -> _Outcome | None:
         """Do what the task wants, until an answer comes, or (None) the end."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from queuert_py.errors import ConfigurationError, DatabaseUnavailableError
+from queuert_py.errors import ConfigurationError, DatabaseUnavailableError, SequenceBusyError
 from queuert_py.ids import lane_of
 from queuert_py.postgres import rows
 from queuert_py.postgres.database import Database
@@ -22,6 +22,8 @@ logger = logging.getLogger("queuert_py.waiters")
 AGAIN, AGAIN_MOST = 0.001, 0.1
 SOON = 0.02
 """Seconds in which a sequence may end in this process before it is marked as watched for the others."""
+LAST = 1.0
+"""Seconds: whoever waits for less is told only what one look of its own has seen."""
 POLL = 5.0
 DEAF_POLL = 1.0
 MARKED = 1000
@@ -100,14 +102,23 @@ class Waiters:
                 self._look_at.setdefault(id, True)
                 self._wake.set()
 
+    async def last_look(self, ids: Iterable[str], seconds: float) -> dict[str, Ended]:
+        """How those of these that have ended did, for whoever's time is up. Nothing when it was long enough for a look of its own, nor when
+        there is no answer within LAST seconds."""
+        if seconds < LAST:
+            with contextlib.suppress(TimeoutError, psycopg.Error, OSError, DatabaseUnavailableError):
+                async with asyncio.timeout(LAST):
+                    standing = await self._standing([rows.sequence_row(id, lane_of(id, self._database.store.lanes)) for id in ids])
+                    return {id: ended for id, ended in standing.items() if isinstance(ended, Ended)}
+        return {}
+
     async def stop(self) -> None:
         if self._leave is not None:
             self._leave()
             self._leave = None
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])  # what it may have died of is no reason not to close
             self._task = None
         for future in [each for several in self._waiting.values() for each in several if not each.done()]:
             future.set_exception(ConfigurationError("the engine was closed while somebody waited for a result; the sequence goes on."))
@@ -141,7 +152,7 @@ class Waiters:
     async def _try(self, ids: list[str], *, mark: bool) -> None:
         try:
             await self._look(ids, mark=mark)
-        except (psycopg.Error, OSError, DatabaseUnavailableError) as error:
+        except (psycopg.Error, OSError, DatabaseUnavailableError, SequenceBusyError) as error:
             logger.debug("waiters look again: %s", error)
             self._later(ids)
         except Exception:
@@ -154,14 +165,19 @@ class Waiters:
         for first in range(0, len(parts) if mark else 0, MARKED):
             await self._database.run(self._database.store.mark_watched(parts[first : first + MARKED]))
         unsure: list[str] = []
-        for id, watched, *ended in await self._database.run(self._database.store.read_results(parts)):
-            if ended[0] is not None or watched is None:
-                self.deliver(id, Ended(*ended))
-            elif not watched:
+        for id, stands in (await self._standing(parts)).items():
+            if isinstance(stands, Ended):
+                self.deliver(id, stands)
+            elif not stands:
                 unsure.append(id)
         self._unsure = self._unsure + 1 if unsure and mark else 0
         if unsure:
             self._later(unsure, AGAIN * 2 ** min(self._unsure, 7) if mark else SOON)
+
+    async def _standing(self, parts: list[str]) -> dict[str, Ended | bool]:
+        """How sequences ended; of those that have not, whether they are watched."""
+        read = await self._database.run(self._database.store.read_results(parts))
+        return {id: watched if ended[0] is None and watched is not None else Ended(*ended) for id, watched, *ended in read}
 
     def _later(self, ids: Iterable[str], seconds: float = AGAIN_MOST) -> None:
         """Neither marked nor finished (its row is locked), or not looked at: again shortly, to be marked."""

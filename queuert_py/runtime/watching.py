@@ -5,6 +5,9 @@ watcher must not simply go on from the last time it saw. It goes by this: whoeve
 the row's time until after its commit is visible. A mark is a time t and, read after t, the transactions that hold such a lock. Once all of
 them are gone, every row from before t is visible, and t becomes the horizon: rows from before it need not be looked at again. Rows from
 after it are remembered, so that none is given twice. Writers of other tables, however long they take, hold up nothing.
+
+A watch of what happens from now on begins where the oldest of those who write just then began: what they commit happens from now on. A
+look goes from the horizon to the end, page by page and window of time by window, so that what lies far ahead is not read for each page.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Protocol, Self, cast
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeAlias, cast
 from uuid import UUID
 
 import psycopg
 
-from queuert_py.errors import DatabaseUnavailableError, UsageError
+from queuert_py.errors import DatabaseUnavailableError, SequenceBusyError, UsageError
 from queuert_py.events import (
     E_co,
     Event,
@@ -58,7 +61,11 @@ KINDS: Mapping[str, type[Event]] = {
     "retried": JobRevived,
 }
 """What history calls them."""
+Key: TypeAlias = tuple[datetime, UUID, int, str]
+"""A row of history: when, which sequence, position, outcome. They are read in this order."""
 PAGE, MARKS = 1000, 200
+WINDOW, LEAST = timedelta(minutes=1), timedelta(milliseconds=1)
+"""How much time a page looks through at first, and at least: twice as much when it was not full, else about what filled it."""
 MARGIN = timedelta(seconds=1)
 """How far behind the horizon is still looked, for a server's clock that was set back."""
 POLL, DEAF_POLL = 2.0, 0.5
@@ -86,7 +93,7 @@ class Row(NamedTuple):
     error: Mapping[str, Any] | None
 
     @property
-    def key(self) -> tuple[datetime, UUID, int, str]:
+    def key(self) -> Key:
         return self[:4]
 
 
@@ -161,9 +168,11 @@ class Watch(Generic[E_co]):
         self._filters = filters
         self._since = since
         self._horizon: Horizon | None = None
-        self._place: Row | None = None
+        self._place: Key | None = None
+        self._window = WINDOW
+        self._now = datetime.min.replace(tzinfo=UTC)
         self._reached: datetime | None = None
-        self._seen: dict[tuple[datetime, UUID, int, str], None] = {}
+        self._seen: dict[Key, None] = {}
         self._ready: deque[Event] = deque()
         self._told = _Told()
         self._leave: Callable[[], object] | None = None
@@ -214,21 +223,39 @@ class Watch(Generic[E_co]):
     async def _begin(self) -> Horizon:
         if self._horizon is None:
             await self._source.open()
-            told = self._told
-            leaves = (self._source.listener.subscribe(told.hint, told.woken.set), self._source.events.watch(told.woken.set, told.end))
-
-            def leave() -> None:
-                for each in leaves:
-                    each()
-
-            self._leave = weakref.finalize(self, leave)
+            if self._leave is None:
+                self._subscribe()
             at, writers = (await self._source.database.run(self._source.database.store.read_horizon()))[0]
-            self._since = at if self._since is None else self._since
-            self._horizon = Horizon(self._since, self._since)
-            if at >= self._horizon.low:
-                self._horizon.marks.append((at, frozenset(writers)))
+            since = self._since or await self._remember(at, bool(writers))
+            horizon = Horizon(since, since)
+            if at >= since:
+                horizon.marks.append((at, frozenset(writers)))
+            self._since, self._horizon = since, horizon
             self._told.woken.set()
         return self._horizon
+
+    def _subscribe(self) -> None:
+        told = self._told
+        leaves = (self._source.listener.subscribe(told.hint, told.woken.set), self._source.events.watch(told.woken.set, told.end))
+
+        def leave() -> None:
+            for each in leaves:
+                each()
+
+        self._leave = weakref.finalize(self, leave)
+
+    async def _remember(self, at: datetime, written: bool) -> datetime:
+        """Where a watch begins that is to give what happens from `at` on: with what those will commit who are writing. What others have
+        committed since these began is remembered as seen."""
+        database = self._source.database
+        oldest = (await database.run(database.store.oldest_writer()))[0] if written else None
+        if oldest is None or oldest >= at:
+            return at
+        place: Key | None = _behind(oldest)
+        while place is not None and self._outcomes:
+            found, place = await self._page(place, at, at)
+            self._seen.update(dict.fromkeys(row.key for row in found))
+        return oldest
 
     async def _wait(self) -> None:
         """Until there may be something to see: by a hint, or by the clock."""
@@ -239,8 +266,9 @@ class Watch(Generic[E_co]):
         if now - self._announced > WATCHED / 3:
             self._announced = now
             self._source.notifier.send([WATCH])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEAF_POLL if self._source.listener.deaf else POLL):
+        with contextlib.suppress(TimeoutError):  # from the last look on: whoever gives up a step and takes another one waits no longer
+            poll = DEAF_POLL if self._source.listener.deaf else POLL
+            async with asyncio.timeout(self._looked + poll - now):
                 await self._told.woken.wait()
         pause = self._looked + max(APART, SHARE * self._took) - time.monotonic()
         if pause > 0:
@@ -255,9 +283,12 @@ class Watch(Generic[E_co]):
         begun = time.monotonic()
         try:
             await self._read(await self._begin())
-        except (psycopg.Error, OSError, DatabaseUnavailableError):
+        except (psycopg.Error, OSError, DatabaseUnavailableError, SequenceBusyError):
             self._place = None
             await asyncio.sleep(DEAF_POLL)
+        except asyncio.CancelledError:
+            self._told.woken.set()  # somebody gave this step up: the next one looks at once
+            raise
         self._looked = time.monotonic()
         self._took = self._looked - begun
 
@@ -265,48 +296,57 @@ class Watch(Generic[E_co]):
         database = self._source.database
         if self._outcomes:
             if self._place is None:
-                at, writers = (await database.run(database.store.read_horizon()))[0]
-                self._reached = horizon.reached(at, frozenset(writers))
-            found = [Row._make(each) for each in await database.run(self._call(horizon.since))]
+                self._now, writers = (await database.run(database.store.read_horizon()))[0]
+                self._reached = horizon.reached(self._now, frozenset(writers))
+            found, self._place = await self._page(self._place or _behind(horizon.since), self._now, None)
             for row in found:
                 if row.key not in self._seen:
                     self._seen[row.key] = None
                     self._ready.append(event_of(row))
-            self._place = found[-1] if len(found) == PAGE else None
-            if self._place is None and self._reached is not None:
-                self._pass(horizon, self._reached)
+            if self._reached is not None:
+                self._pass(horizon, self._reached if self._place is None else min(self._place[0], self._reached))
         if self._progress and self._told.progress:
             await self._read_progress()
 
+    async def _page(self, place: Key, now: datetime, end: datetime | None) -> tuple[list[Row], Key | None]:
+        """What stands behind `place`: as much as a page or a window of time holds, up to `end`; and the place behind which is more."""
+        database = self._source.database
+        until = place[0] + self._window if now - place[0] > self._window else end
+        filters = {**self._filters, "kinds": self._outcomes, "lane": lane_of(self._filters["sequence_id"] or 0, database.store.lanes)}
+        read = await database.run(database.store.list_news(filters, place=place, until=until, limit=PAGE))
+        found = [Row._make(each) for each in read]
+        if len(found) == PAGE:
+            self._window = max(found[-1].at - place[0], LEAST)
+            return found, found[-1].key
+        if until is None or until == end:
+            return found, None
+        self._window *= 2
+        return found, _behind(until)
+
     def _pass(self, horizon: Horizon, reached: datetime) -> None:
         """All from before `reached` has been read: it need not be remembered."""
-        horizon.low = reached
+        horizon.low = max(horizon.low, reached)
         self._seen = {key: None for key in self._seen if key[0] >= horizon.since}
-        if not self._ready:
-            self._since = reached
-
-    def _call(self, since: datetime) -> Any:
-        place = self._place
-        return self._source.database.store.list_news(
-            {**self._filters, "kinds": self._outcomes, "lane": self._lane},
-            since=since,
-            place=None if place is None else place.key,
-            limit=PAGE,
-        )
-
-    @property
-    def _lane(self) -> int:
-        return lane_of(self._filters["sequence_id"] or 0, self._source.database.store.lanes)
+        if not self._ready and self._since is not None:
+            self._since = max(self._since, reached)
 
     async def _read_progress(self) -> None:
         database, ids = self._source.database, sorted(self._told.progress)
         self._told.progress.clear()
         wanted = self._filters["sequence_id"]
         parts = [rows.sequence_row(id, lane_of(id, database.store.lanes)) for id in ids if wanted is None or str(wanted) == id]
-        if parts:
-            filters = {name: value for name, value in self._filters.items() if name != "sequence_id"}
-            told = await database.run(database.store.read_progress(parts, filters))
-            self._ready.extend(progress_of(row) for row in told)
+        filters = {name: value for name, value in self._filters.items() if name != "sequence_id"}
+        try:
+            told = await database.run(database.store.read_progress(parts, filters)) if parts else []
+        except BaseException:
+            self._told.progress.update(ids)
+            raise
+        self._ready.extend(progress_of(row) for row in told)
+
+
+def _behind(at: datetime) -> Key:
+    """The place from which on everything is at `at` or later."""
+    return at, UUID(int=0), -1, ""
 
 
 def event_of(row: Row) -> Event:

@@ -22,7 +22,8 @@ from queuert_py.decisions.pace import hands_off
 from queuert_py.errors import ConfigurationError
 from queuert_py.ids import uuid7
 from queuert_py.payload import Wire
-from queuert_py.postgres.database import Database, Link, Report
+from queuert_py.postgres.database import Database, Link
+from queuert_py.postgres.health import Report
 from queuert_py.runtime.aside import Beside
 from queuert_py.runtime.attempt import Attempt
 from queuert_py.runtime.claimer import Claimer
@@ -33,6 +34,7 @@ from queuert_py.runtime.leases import Heartbeat, identity
 from queuert_py.runtime.loops import Loops, Part
 from queuert_py.runtime.patience import Patience
 from queuert_py.runtime.reaper import Reaper
+from queuert_py.runtime.reports import log_delayed, log_failed
 from queuert_py.runtime.reviving import revive_invalid
 from queuert_py.runtime.services import Services
 from queuert_py.runtime.settings import Settings, queues_of, types_of
@@ -133,7 +135,7 @@ class Worker(Beside):
         self._claimer = self._new_claimer(scope)
         seconds_ = self.lease.total_seconds()
         told = (self._ready_again, self._tell, self.tell_taken)
-        self._reaper = Reaper(self.database, self._settle_link, self.id, seconds_, self._policy_of, *told)
+        self._reaper = Reaper(self.database, self._settle_link, self.id, seconds_, self._policy_of, self._mute, *told)
         who = {
             "id": self.id,
             **identity(self.settings.name),
@@ -361,9 +363,7 @@ class Worker(Beside):
     def ended(self, attempt: Attempt, ending: Ending, watched: bool) -> None:
         self._release(attempt)
         if ending.outcome == "failed":
-            logger.warning(
-                "job %s (%s) failed for good, attempt %d: %s", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, ending.reason
-            )
+            log_failed(attempt, ending)
         elif ending.outcome == "completed":
             self.committed(attempt)
         self.tell_ending(attempt, ending)
@@ -396,8 +396,7 @@ class Worker(Beside):
 
     def delayed(self, attempt: Attempt, delay: Delay, answer: tuple[Any, ...] | None) -> None:
         self._release(attempt)
-        if delay.outcome in ("error", "timeout"):
-            logger.info("job %s (%s): attempt %d failed, to be tried again", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt)
+        log_delayed(attempt, delay)
         self.tell_delayed(attempt, delay)
         if answer is not None and answer[-1] < FAR:
             self._ready_again([answer[1:]])
@@ -407,7 +406,7 @@ class Worker(Beside):
 
     def lost(self, attempt: Attempt, fate: str) -> None:
         logger.warning(
-            "job %s (%s): attempt %d is no longer ours (%s)", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, fate
+            "sequence %s (%s): attempt %d is no longer ours (%s)", attempt.row.sequence_id, attempt.row.type, attempt.row.attempt, fate
         )
         self._release(attempt)
 
@@ -476,8 +475,11 @@ class Worker(Beside):
         attempt.abort(reasons.get(fate, "lease_lost"), self.settings.grace)
 
     def _policy_of(self, type_: str) -> judge.Policy:
-        known = self._types.get(type_)
-        return known.policy if known else judge.Policy(answered=True)
+        declared = self._engine.job_types()
+        return declared.get(type_).policy if declared.has(type_) else judge.Policy(answered=True)
+
+    def _mute(self) -> list[str]:
+        return [each.name for each in self._engine.job_types() if each.handler is None and not each.policy.answered]
 
     def _health_changed(self, report: Report) -> None:
         if report.state == "recovering":

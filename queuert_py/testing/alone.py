@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -92,8 +92,9 @@ class Alone:
 
     abort_reason: Abort | None = None
     shutting_down = False
-    in_phase = False
+    in_phase = over = False
     completing = False
+    place = None
     wire = payload.PLAIN
 
     def __init__(self, job_type: InternalJobType[Any, Any], text: str, attempt: int, events: Mapping[str, object]) -> None:
@@ -153,15 +154,19 @@ class Alone:
     def sync_tx(self) -> SyncConnection:
         raise UsageError("no phase is open.")
 
-    def started(self, places: Sequence[tuple[int, str, int, str]], key: str | None) -> None:
+    def started(self, places: Sequence[tuple[int, str, int, str]], key: tuple[str, str] | None) -> None:
         """Nothing holds a key."""
 
-    def connection_of(self, tx: object) -> None:
-        """No transaction, no connection."""
+    def carrier_for(self, tx: object) -> NoReturn:
+        """Asked by whatever writes: that would be in the engine's own database."""
+        raise self._without_database(f"{self.row.type!r} starts or changes sequences: that")
 
     def phase(self, kind: Kind) -> AbstractAsyncContextManager[Any]:
-        raise UsageError(
-            f"{kind}() of {self.row.type!r} needs a database, run_handler() has none: run the job with the fixture `queuert`, "
+        raise self._without_database(f"{kind}() of {self.row.type!r}")
+
+    def _without_database(self, what: str) -> UsageError:
+        return UsageError(
+            f"{what} needs a database, run_handler() has none: run the job with the fixture `queuert`, "
             "or on `async with Engine.embedded(ephemeral=True)` with a worker (a real PostgreSQL, gone after the test)."
         )
 

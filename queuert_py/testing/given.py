@@ -22,13 +22,13 @@ class Given(JobSequence[Out_co]):
         super().__init__(uuid7(), "given", self, None)
         self.ending = ending
         self.model: type[BaseModel] | None = None if output is None else type(output)
-        self.fill(ending, lambda _: output)
+        self._fill(ending, lambda _: output)
         _given[self.id] = self
 
-    async def result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any:
+    async def _result_of(self, sequence: JobSequence[Any], timeout: Duration | None) -> Any:
         return self.output
 
-    def when_done(self, sequence: JobSequence[Any], callback: Any) -> Any:
+    def _when_done(self, sequence: JobSequence[Any], callback: Any) -> Any:
         callback(sequence)
         return lambda: None
 

@@ -99,6 +99,8 @@ def test_list_filters(queuert: Run, start: Start, drain: Callable[[], None]) -> 
     assert ids("--correlation", "c") == []
     assert ids("--root", done) == [done]
     assert "is no time" in queuert("list", "--created-after", "soon").trouble(2)
+    assert "is no time" in queuert("list", "--created-after", "99999999999d").trouble(2)
+    assert "continued" in queuert("list", "--status", "continued").trouble(2), "that is how jobs stand"
 
 
 def test_list_goes_on_with_the_next_page(queuert: Run, start: Start) -> None:

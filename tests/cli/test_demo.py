@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from queuert_py import Continuation
+from queuert_py.cli import demo
+from queuert_py.cli.demo import Figures
 from queuert_py.cli.demo_files import default_folder, text_files
+from queuert_py.cli.demo_jobs import Changed, Content, File, Report, analyse, read
+from queuert_py.cli.demo_view import View, show
+from queuert_py.cli.trouble import Trouble
+from queuert_py.testing import run_handler
 from tests.cli.conftest import Run, Spawn, is_gone, until
 
 
@@ -61,6 +70,55 @@ def test_a_worker_is_killed_and_every_file_is_stored_exactly_once(folder: Path, 
     assert sum(known["stored_by"].values()) == 33
     assert known["report"]["definitions"] == 60
     assert all(is_gone(int(pid)) for pid in known["stored_by"])
+
+
+def good() -> Figures:
+    """What comes of ten files, with two of them changed meanwhile."""
+    figures = Figures("a folder", 10, changed=2, jobs=27, rows=8, distinct_rows=8, report={"files": 8})
+    figures.killed_pid, figures.killed_ending = 7, "was killed by SIGKILL"
+    figures.held, figures.held_begun, figures.attempts_lost = 5, 3, 3
+    return figures
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({}, []),
+        ({"distinct_rows": 7, "rows": 7, "report": {"files": 7}}, ["7 of 8 files are stored"]),
+        ({"rows": 9, "report": {"files": 9}}, ["9 rows for 8 files"]),
+        ({"report": {"files": 3}}, ["the report counts 3 files"]),
+        ({"jobs_failed": 1}, ["1 job(s) failed"]),
+        ({"unfinished": 2}, ["2 job(s) are unfinished"]),
+        ({"killed_ending": "ended"}, ["worker 7 ended"]),
+        ({"held": 0, "held_begun": 0}, ["it held 0 jobs", "3 attempts were lost, 0 had begun in it"]),
+    ],
+)
+def test_what_does_not_hold_is_said(wrong: dict[str, object], says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    figures = replace(good(), **wrong)  # type: ignore[arg-type]
+    figures.check()
+    assert (figures.broken, figures.holds) == (says, not says)
+    figures.report = dict.fromkeys(Report.model_fields, 0)
+    show(figures)
+    assert ("NOT as promised: " + "; ".join(says) in capsys.readouterr().out) is bool(says)
+
+
+async def test_a_file_that_was_changed_or_is_gone_does_not_count(folder: Path) -> None:
+    file = File(folder=str(folder), path="broken.py")
+    run = await run_handler(read, file)
+    assert isinstance(run, Continuation)
+    content = run.input
+    assert isinstance(content, Content)
+    (folder / "broken.py").write_text("changed")
+    assert await run_handler(analyse, content) == Changed(path="broken.py")
+    (folder / "broken.py").unlink()
+    assert await run_handler(analyse, content) == await run_handler(read, file) == Changed(path="broken.py")
+
+
+async def test_where_nothing_moves_it_says_how_far_it_was(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "LONGEST", 0.0)
+    with pytest.raises(Trouble, match=r"Nothing has moved for 0 s: 0 of 1 files are stored\."), View(1, quiet=True) as view:
+        await demo.Demo(dsn, ["a file"], Figures("a folder", 1), view).run()
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -54,6 +54,25 @@ def test_a_name_that_does_not_resolve_and_a_wrong_database(bare: Run, server: st
     assert "createdb" in bare("status").trouble(3)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("list",), ("retry", "--failed", "--yes"), ("delete", uuid4()), ("migrate",), ("migrate", "--sql"), ("status",)],
+    ids=lambda words: "-".join(map(str, words[:2])),
+)
+def test_another_schema_than_the_apps_is_refused(queuert: Run, command: tuple[object, ...]) -> None:
+    shown = queuert(*command, *APP, "--schema", "elsewhere").trouble(2)
+    assert "the app's engine is on the schema 'queuert', not on 'elsewhere'" in shown
+    assert "leave --schema out" in shown
+
+
+def test_an_apps_own_schema_may_be_typed_and_the_variable_is_for_commands_without_an_app(
+    queuert: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert queuert("list", *APP, "--schema", "queuert").code == 0
+    monkeypatch.setenv("QUEUERT_SCHEMA", "elsewhere")
+    assert queuert("list", *APP).code == 0
+
+
 def test_a_missing_schema_names_the_command_that_makes_it(bare: Run, empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUERT_DSN", empty)
     begun = time.monotonic()

@@ -181,7 +181,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a part of a worker that has worked for a while begins again with the shortest pause",
         f"{HERE}/test_outcomes.py::test_the_backoff_of_a_worker_is_reset_when_it_has_worked",
         "and begins again after that",
-        (Change("runtime/worker.py", "failures = 0 if time.monotonic() - begun > 60 else failures + 1", "failures += 1"),),
+        (Change("runtime/loops.py", "failures = 0 if time.monotonic() - begun > pause else failures + 1", "failures += 1"),),
     ),
     Mutation(
         RENEWAL,

@@ -105,7 +105,7 @@ async def test_two_sequences_that_begin_to_wait_for_each_other_at_once_do_not_cl
         name = "left" if job.sequence_id == ids["right"] else "right"
         await both.wait()
         await both.wait()
-        return (await job.wait_for([JobSequence[Number](str(ids[name]), name, engine, {"Number": Number})]))[0].output
+        return (await job.wait_for([engine.sequence(engine.get(name), ids[name])]))[0].output
 
     for name in ids:
         engine.job_type(name)(wait_for_the_other)

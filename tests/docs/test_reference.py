@@ -34,10 +34,9 @@ RENAMED = {"job_type": {"fn": "name"}}
 """A parameter that is called otherwise where it is documented: as its overloads call it."""
 WORKERS_ASK = {
     *("database", "events", "find", "job_types", "joined", "left", "listener", "loop", "middleware_of", "model", "notifier", "overrides"),
-    *("result_of", "step_for", "waiters", "when_done", "wire", "wrap", "embedded"),
+    *("step_for", "waiters", "wire", "wrap", "embedded"),
 }
 """What an engine has for its own parts, and `embedded`, which stands with the constructor."""
-HANDLES_OWN = {"ended", "fill", "outputs"}
 
 
 def section(title: str) -> str:
@@ -168,7 +167,7 @@ def test_the_calls_of_a_job_have_the_parameters_that_are_said() -> None:
 
 
 def test_every_member_of_a_handle_is_there_and_no_other() -> None:
-    assert documented_calls("Handles").keys() == (public(JobSequence) | public(Blocker)) - HANDLES_OWN
+    assert documented_calls("Handles").keys() == public(JobSequence) | public(Blocker)
 
 
 def test_the_calls_of_a_handle_have_the_parameters_that_are_said() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,6 +118,59 @@ def dies(job: SyncJob[In]) -> Out:
 @jobs.job_type(isolation="process", max_attempts=1)
 def exits(job: SyncJob[In]) -> Out:
     sys.exit(3)
+
+
+@jobs.job_type(isolation="process", max_attempts=1)
+def forks(job: SyncJob[In]) -> Out:
+    copy = os.fork()
+    if not copy:
+        sys.exit(3)
+    return Out(n=os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
+
+
+@jobs.job_type(isolation="process", max_attempts=1)
+def reads(job: SyncJob[In]) -> Out:
+    return Out(text=f"{subprocess.run(['cat'], check=True, capture_output=True, text=True).stdout}{sys.stdin.read()}")
+
+
+@jobs.job_type(isolation="process", max_attempts=1)
+def shares(job: SyncJob[In]) -> Out:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return Out(n=sum(pool.map(abs, [-1, -2])))
+
+
+@jobs.job_type(isolation="process", max_attempts=1)
+def leaves_a_copy_behind(job: SyncJob[In]) -> Out:
+    if not os.fork():
+        note(job, str(os.getpid()))
+        time.sleep(600)
+    while not Path(job.input.file).exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Out()
+
+
+@jobs.job_type(isolation="process", max_attempts=1)
+def runs_a_program(job: SyncJob[In]) -> Out:
+    with subprocess.Popen(["sleep", "600"]) as program:
+        note(job, f"{os.getpid()}\n{program.pid}")
+    return Out()
+
+
+@jobs.job_type(isolation="process", max_attempts=1)
+def is_told_to_end(job: SyncJob[In]) -> Out:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    program = subprocess.Popen(["sleep", "600"])
+    program.terminate()
+    ends = {program.wait()}
+    for _ in range(5):
+        copy = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        copy.start()
+        copy.terminate()
+        copy.join()
+        ends.add(copy.exitcode or 0)
+    return Out(text=f"{ends}")
 
 
 @jobs.job_type(isolation="process", max_attempts=1)

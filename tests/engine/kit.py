@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from queuert_py import Engine, Job
+from queuert_py import Engine, Job, Worker
+
+T = TypeVar("T")
+LONG = 300.0
+"""Seconds of a lease that is first renewed after a hundred: what comes before that was told by a hint."""
 
 
 class Number(BaseModel):
@@ -34,6 +39,21 @@ class Runs:
             raise
         finally:
             self.ended.set()
+
+
+async def patiently(attempt: Callable[[float], Awaitable[T | None]]) -> T:
+    """What this gives for a span of time which has to end: on a busy machine a short one may be over before anything has begun (None)."""
+    for seconds in (0.2, 2.0, 20.0):
+        found = await attempt(seconds)
+        if found is not None:
+            return found
+    raise AssertionError("nothing has begun, however long it took")
+
+
+def time_out(worker: Worker) -> None:
+    """The time of whatever this worker runs is over, now: what the timer of a timeout does, but not before the handler is there."""
+    for attempt in worker._held():
+        attempt.abort("timeout", worker.grace)
 
 
 async def until_blocked(engine: Engine) -> None:

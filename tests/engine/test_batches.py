@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -307,6 +308,71 @@ async def test_a_stopping_worker_gives_the_jobs_back(engine: Engine) -> None:
     await started.wait()
     await worker.stop()
     assert [(each.status, each.attempt) for handle in handles for each in await engine.list_jobs(handle.id)] == [("pending", 0)] * 3
+
+
+async def test_a_stopping_worker_lets_the_handler_clean_up_before_it_gives_the_jobs_back(engine: Engine, dsn: str) -> None:
+    started, cleaning, clean = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    calls: list[int] = []
+
+    def declare(on: Engine) -> Batched:
+        @on.batch_type("work", size=10)
+        async def work(jobs: Sequence[Job[In]]) -> list[Out]:
+            calls.append(len(jobs))
+            if len(calls) == 1:
+                started.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    cleaning.set()
+                    await clean.wait()
+            return [Out(n=job.input.n) for job in jobs]
+
+        return work
+
+    other = Engine(dsn)
+    work, _ = declare(engine), declare(other)
+    await engine.start_sequences([work(In(n=n)) for n in range(3)])
+    worker = await engine.worker(shutdown_timeout=0, grace=60).start()
+    await started.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await cleaning.wait()
+    async with other.worker(drain=True):
+        pass
+    assert (calls, worker.running, stopping.done()) == ([3], 3, False), "they are still this worker's"
+    clean.set()
+    await stopping
+    async with other, other.worker(drain=True):
+        pass
+    assert await fates(engine) == dict.fromkeys(range(3), "completed")
+    assert sum(calls) == 6
+
+
+async def test_a_batch_that_swallows_the_end_of_its_worker_has_its_outcomes_and_one_that_ignores_it_is_left_behind(engine: Engine) -> None:
+    started, never = asyncio.Event(), asyncio.Event()
+
+    @engine.batch_type("swallows", size=10)
+    async def swallows(jobs: Sequence[Job[In]]) -> list[Out]:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await never.wait()
+        return [Out(n=job.input.n) for job in jobs]
+
+    @engine.batch_type("ignores", size=10)
+    async def ignores(jobs: Sequence[Job[In]]) -> list[Out]:
+        started.set()
+        while not never.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await never.wait()
+        return [Out(n=job.input.n) for job in jobs]
+
+    for job_type, becomes in ((swallows, "completed"), (ignores, "pending")):
+        started.clear()
+        handles = await engine.start_sequences([job_type(In(n=n)) for n in range(3)])
+        worker = await engine.worker(shutdown_timeout=0, grace=0.05, types=[job_type.name]).start()
+        await started.wait()
+        await worker.stop()
+        assert [(await engine.get_sequence(each.id)).status for each in handles] == [becomes] * 3
+    never.set()
 
 
 # --- what belongs to one job is refused, what does not is there

@@ -15,7 +15,7 @@ from queuert_py import Blocker, Continuation, Engine, Job, JobSequence, SyncJob,
 from queuert_py.engine import controls
 from queuert_py.errors import SequenceCancelledError, SequenceFailedError, UsageError
 from queuert_py.events import JobContinued, JobEnded, JobEvent, JobRevived
-from tests.engine.kit import Number, Runs, until_blocked
+from tests.engine.kit import LONG, Number, Runs, until_blocked
 
 Db = AsyncConnection[tuple[object, ...]]
 
@@ -44,7 +44,7 @@ async def test_what_waits_is_cancelled_now_and_each_id_has_its_answer(engine: En
         pass
     assert (await engine.get_sequence(pending.id)).status == (await engine.get_sequence(later.id)).status == "cancelled"
     with pytest.raises(SequenceCancelledError):
-        await pending.result(timeout=5)
+        await pending.result(timeout=20)
 
 
 async def test_whoever_waits_for_the_result_is_told_at_once(engine: Engine) -> None:
@@ -68,11 +68,11 @@ async def test_a_running_handler_is_aborted_with_the_reason_and_its_row_ends_at_
         return job.input
 
     sequence = await engine.start_sequence(hold, Number(n=1))
-    async with engine.worker() as worker:
+    async with engine.worker(lease=LONG) as worker:
         await runs.begun.wait()
         assert await engine.cancel_sequences([sequence.id]) == {sequence.id: "cancelled"}
         assert (await engine.get_sequence(sequence.id)).status == "cancelled"
-        async with asyncio.timeout(10):  # long before the first renewal of the lease
+        async with asyncio.timeout(30):  # long before the first renewal of the lease
             await runs.ended.wait()
             await worker.drained()
     assert runs.reasons == ["cancelled"]
@@ -87,10 +87,10 @@ async def test_a_handler_of_another_engine_is_reached_by_a_hint(engine: Engine, 
         return job.input
 
     sequence = await engine.start_sequence(hold, Number(n=1))
-    async with engine.worker(), Engine(dsn) as other:
+    async with engine.worker(lease=LONG), Engine(dsn) as other:
         await runs.begun.wait()
         assert await other.cancel_sequences([sequence.id]) == {sequence.id: "cancelled"}
-        async with asyncio.timeout(9):  # the first renewal comes after ten seconds
+        async with asyncio.timeout(30):
             await runs.ended.wait()
     assert runs.reasons == ["cancelled"]
 
@@ -102,7 +102,7 @@ async def test_without_any_hint_the_next_renewal_finds_it(engine: Engine, db: Db
         return job.input
 
     sequence = await engine.start_sequence(hold, Number(n=1))
-    async with engine.worker(lease=1.0) as worker:
+    async with engine.worker(lease=3.0) as worker:
         await runs.begun.wait()
         monkeypatch.setattr(worker.fates, "told", list)
         await engine.cancel_sequences([sequence.id])
@@ -213,7 +213,7 @@ async def test_a_cancelled_blocker_holds_or_fails_its_dependents_by_their_policy
         pass
     assert (await engine.get_sequence(waits.id)).status == "blocked"
     assert (await engine.get_sequence(fails.id)).reason == "blocker_failed"
-    assert (await runs_on.result(timeout=5)).n == -1
+    assert (await runs_on.result(timeout=20)).n == -1
 
 
 async def test_a_blocked_sequence_can_be_cancelled_with_and_without_its_blocker(engine: Engine) -> None:
@@ -273,14 +273,14 @@ async def test_in_the_callers_transaction_it_is_cancelled_if_that_commits(engine
         return job.input
 
     sequence = await engine.start_sequence(hold, Number(n=1))
-    async with engine.worker():
+    async with engine.worker(lease=LONG):
         await runs.begun.wait()
         async with db.transaction(force_rollback=True):
             assert await engine.cancel_sequences([sequence.id], tx=db) == {sequence.id: "cancelled"}
         assert (await engine.get_sequence(sequence.id)).status == "running"
         async with db.transaction():
             await engine.cancel_sequences([sequence.id], tx=db)
-        async with asyncio.timeout(9):
+        async with asyncio.timeout(30):
             await runs.ended.wait()
     assert runs.reasons == ["cancelled"]
 
@@ -317,6 +317,47 @@ async def test_a_handler_may_not_cancel_itself_in_its_own_transaction(engine: En
     assert "its own sequence" in said[1]
 
 
+class Upstream(BaseModel):
+    on: Blocker[Number]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "delete"])
+async def test_nor_a_tree_that_it_is_part_of(engine: Engine, verb: str) -> None:
+    """By way of what it was started by, or of what waits for it."""
+    said: list[str] = []
+
+    @engine.job_type
+    async def child(job: Job[Number]) -> Number:
+        async with job.finalize() as tx:
+            try:
+                if verb == "cancel":
+                    await engine.cancel_sequences([job.root_id], cascade=True, tx=tx)
+                else:
+                    await engine.delete_sequences([waiter.id], cascade=True, tx=tx)
+            except UsageError as error:
+                said.append(str(error))
+            return job.input
+
+    @engine.job_type
+    async def parent(job: Job[Number]) -> Number:
+        started = await job.step("start", lambda: engine.start_sequence(child, Number(n=2)))
+        return (await job.wait_for([started]))[0].output
+
+    @engine.job_type
+    async def wait(job: Job[Upstream]) -> Number:
+        return job.input.on.output
+
+    if verb == "cancel":
+        waiter: JobSequence[Number] = await engine.start_sequence(parent, Number(n=1))
+    else:
+        waiter = await engine.start_sequence(wait, Upstream(on=await engine.start_sequence(child, Number(n=2))))
+    async with engine.worker():
+        assert (await waiter.result(timeout=10)).n == 2
+    assert len(said) == 1
+    assert "its own sequence" in said[0]
+
+
+@pytest.mark.usefixtures("claims_ahead")
 async def test_one_that_a_worker_has_only_prefetched_never_runs(engine: Engine, runs: Runs) -> None:
     ran: list[int] = []
 
@@ -355,10 +396,10 @@ async def test_a_thread_handler_learns_of_it_by_its_flag(engine: Engine) -> None
         return job.input
 
     sequence = await engine.start_sequence(look, Number(n=1))
-    async with engine.worker() as worker:
-        assert await asyncio.to_thread(begun.wait, 10)
+    async with engine.worker(lease=LONG) as worker:
+        assert await asyncio.to_thread(begun.wait, 30)
         await engine.cancel_sequences([sequence.id])
-        assert await asyncio.to_thread(told.wait, 9)
+        assert await asyncio.to_thread(told.wait, 30)
         async with asyncio.timeout(10):
             await worker.drained()
     assert (reasons, (await engine.get_sequence(sequence.id)).status) == (["cancelled"], "cancelled")

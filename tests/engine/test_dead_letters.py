@@ -123,6 +123,18 @@ async def test_by_a_filter_the_oldest_first(engine: Engine, switch: Switch) -> N
     assert {each.status for each in await engine.list_sequences()} == {"completed"}
 
 
+async def test_a_deadline_that_is_ahead_stays(engine: Engine, switch: Switch, db: Db) -> None:
+    ahead = await engine.start_sequence(switch.fuse, Number(n=1), deadline=3600)
+    over = await engine.start_sequence(switch.fuse, Number(n=2), deadline=3600)
+    await drain(engine)
+    wanted = (await (await db.execute("select deadline_at from queuert.finished_job where sequence_id = %s", [ahead.id])).fetchall())[0][0]
+    await db.execute("update queuert.finished_job set deadline_at = clock_timestamp() where sequence_id = %s", [over.id])
+    await engine.retry_sequences([ahead.id, over.id])
+    rows = await (await db.execute("select sequence_id, deadline_at from queuert.live_job")).fetchall()
+    assert dict(rows) == {ahead.id: wanted, over.id: None}
+    assert wanted is not None
+
+
 async def test_with_one_new_input_or_one_made_of_each_failure(engine: Engine, switch: Switch) -> None:
     first, second, third = await failed_ones(engine, switch, -1, -2, -3)
     switch.on = True
@@ -135,7 +147,7 @@ async def test_with_one_new_input_or_one_made_of_each_failure(engine: Engine, sw
 
     await engine.retry_sequences(job_type=switch.lamp, new_input=repair)
     await drain(engine)
-    assert [(await each.result(timeout=5)).n for each in (first, second, third)] == [10, 20, 3]
+    assert [(await each.result(timeout=20)).n for each in (first, second, third)] == [10, 20, 3]
 
 
 async def test_new_inputs_that_are_refused_are_all_listed_and_nothing_is_written(engine: Engine, switch: Switch) -> None:
@@ -174,7 +186,7 @@ async def test_a_new_input_keeps_its_blockers(engine: Engine, switch: Switch) ->
         await engine.retry_sequences([sequence.id], new_input=Needs(number=other, word="x"))
     await engine.retry_sequences([sequence.id], new_input=Needs(number=blocker, word="x"))
     await drain(engine)
-    assert (await sequence.result(timeout=5)).n == 1
+    assert (await sequence.result(timeout=20)).n == 1
     assert said == ["", "x"]
 
 

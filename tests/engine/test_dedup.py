@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -11,8 +12,10 @@ import pytest
 from psycopg import AsyncConnection
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Dedup, Engine, Job, JobSequence, JobType, continue_with
+from queuert_py import Blocker, Continuation, Dedup, Engine, Job, JobSequence, JobType, Snooze, continue_with
 from queuert_py.errors import DuplicateKeyError, SequenceFailedError, UsageError
+from queuert_py.postgres import rows
+from queuert_py.values import Delay
 
 TIMEOUT = 20
 
@@ -116,7 +119,7 @@ async def test_raise_names_the_holder(engine: Engine, note: JobType[Note, Done])
     first = await engine.start_sequence(note, Note(), key="k")
     with pytest.raises(DuplicateKeyError, match=str(first.id)) as refused:
         await engine.start_sequences([note(Note(), key="other"), note(Note(), dedup=Dedup("k", on_match="raise"))])
-    assert refused.value.details["id"] == str(first.id)
+    assert refused.value.details["id"] == first.id
     assert [each.id for each in await engine.list_sequences()] == [first.id], "all or none"
 
 
@@ -154,6 +157,41 @@ async def test_replace_lets_one_that_runs_alone(engine: Engine) -> None:
         gate.set()
         assert second.id == first.id
         assert (await second.result(timeout=TIMEOUT)).text == "old"
+
+
+async def test_replace_lets_one_that_has_begun_alone(engine: Engine) -> None:
+    seen: list[str] = []
+
+    @engine.job_type
+    async def slow(job: Job[Note]) -> Done:
+        seen.append(job.input.text)
+        if len(seen) == 1:
+            raise Snooze(after=3600)
+        return Done(text=job.input.text)
+
+    first = await engine.start_sequence(slow, Note(text="old"), key="k")
+    async with engine.worker(drain=True):
+        pass
+    assert (await engine.get_sequence(first.id)).status == "scheduled", "its attempt was given back"
+    again = await engine.start_sequence(slow, Note(text="new"), dedup=Dedup("k", on_match="replace"))
+    assert again.id == first.id
+    await engine.reschedule([first.id], delay=0)
+    async with engine.worker():
+        await first.result(timeout=TIMEOUT)
+    assert seen == ["old", "old"]
+
+
+async def test_replace_takes_the_place_of_one_that_a_worker_has_claimed_and_not_begun(
+    engine: Engine, note: JobType[Note, Done], db: AsyncConnection[Any]
+) -> None:
+    first = await engine.start_sequence(note, Note(text="old"), key="k")
+    store, parts = engine.database.store, [rows.sequence_row(str(first.id), 0)]
+    terms: dict[str, Any] = {"worker": "w", "token": first.id, "lease": timedelta(seconds=60), "suspect": 2}
+    [job] = await store.claim_started(parts, ["note"], **terms).on(db)
+    await store.delay_jobs([rows.delay_row(job, Delay(None, charged=False, outcome=""))]).on(db)
+    await engine.start_sequence(note, Note(text="new"), dedup=Dedup("k", on_match="replace"))
+    async with engine.worker():
+        assert (await first.result(timeout=TIMEOUT)).text == "new"
 
 
 async def test_replace_takes_over_blockers_as_well(engine: Engine, note: JobType[Note, Done]) -> None:
@@ -287,6 +325,13 @@ async def test_scope_all_needs_read_committed_in_the_caller_s_transaction(
         await db.execute("set transaction isolation level repeatable read")
         with pytest.raises(UsageError, match="READ COMMITTED"):
             await engine.start_sequence(note, Note(), dedup=Dedup("k", scope="all"), tx=db)
+
+
+def test_a_throttle_and_a_debounce_have_a_time() -> None:
+    with pytest.raises(UsageError, match="window=None"):
+        Dedup.throttle("k", None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="delay=None"):
+        Dedup.debounce("k", None)  # type: ignore[arg-type]
 
 
 # --- concurrency

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Job, JobSequence, JobType, continue_with
 from queuert_py.errors import JobDeletedError, SequenceHasDependentsError, SequenceNotFoundError, UsageError
-from tests.engine.kit import Number, Runs, until_blocked
+from tests.engine.kit import LONG, Number, Runs, until_blocked
 
 Db = AsyncConnection[tuple[Any, ...]]
 
@@ -97,10 +97,10 @@ async def test_a_running_handler_is_aborted_as_deleted(engine: Engine, runs: Run
         return job.input
 
     sequence = await engine.start_sequence(hold, Number(n=1))
-    async with engine.worker() as worker:
+    async with engine.worker(lease=LONG) as worker:
         await runs.begun.wait()
         assert await engine.delete_sequences([sequence.id]) == [sequence.id]
-        async with asyncio.timeout(9):
+        async with asyncio.timeout(30):
             await runs.ended.wait()
             await worker.drained()
     assert runs.reasons == ["deleted"]
@@ -125,10 +125,10 @@ async def test_a_phase_of_a_deleted_job_says_so(engine: Engine, db: Db, runs: Ru
         return job.input
 
     sequence = await engine.start_sequence(stubborn, Number(n=1))
-    async with engine.worker() as worker:
+    async with engine.worker(lease=LONG) as worker:
         await runs.begun.wait()
         await engine.delete_sequences([sequence.id])
-        async with asyncio.timeout(9):
+        async with asyncio.timeout(30):
             await worker.drained()
     assert runs.reasons == ["deleted"]
     assert "no longer this attempt's: deleted" in str(runs.errors[0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import psycopg
@@ -146,6 +148,37 @@ async def test_a_def_handler_gets_them_too_and_def_providers_run_in_its_thread(e
     assert threads["async opened"] == threads["async closed"] == main
 
 
+def hidden_coroutine() -> Coroutine[Any, Any, Db]:
+    return coroutine()
+
+
+def hidden_generator() -> Iterator[Db]:
+    return generator()
+
+
+def hidden_async_generator() -> AsyncIterator[Db]:
+    return async_generator(Db("below"))
+
+
+def told(a: Db = Depends(hidden_coroutine), b: Db = Depends(hidden_generator), c: Db = Depends(hidden_async_generator)) -> str:
+    return f"{a.name}; {b.name}; {c.name}"
+
+
+async def test_a_provider_may_return_a_call_of_another_as_its_types_say() -> None:
+    @JobTypes().job_type
+    async def work(job: Job[In], names: str = Depends(told)) -> Out:
+        return Out(text=names)
+
+    @JobTypes().job_type("threaded")
+    def sync_work(job: SyncJob[In], names: str = Depends(told)) -> Out:
+        return Out(text=names)
+
+    for job_type in (work, sync_work):
+        log.clear()
+        assert await run_handler(job_type, In()) == Out(text="coroutine; generator; async_generator on below")
+        assert log == ["+generator", "+async_generator", "-async_generator", "-generator"]
+
+
 async def test_a_provider_may_take_the_job() -> None:
     def named(job: Job[In]) -> str:
         return f"{job.type} {job.input.n}"
@@ -249,6 +282,27 @@ async def test_with_a_finalize_they_are_closed_after_its_commit_and_what_fails_t
     assert "failed after the commit" in caplog.text
 
 
+async def test_one_that_ignores_the_grace_after_the_commit_does_not_keep_the_slot(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    let_go = asyncio.Event()
+
+    async def stubborn() -> AsyncIterator[Db]:
+        yield Db()
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    @engine.job_type
+    async def work(job: Job[In], db: Db = Depends(stubborn)) -> Out:
+        async with job.finalize():
+            return Out(text="done")
+
+    async with engine.worker(concurrency=1, grace=0.1):
+        for _ in range(2):
+            assert await (await engine.start_sequence(work, In())).result(timeout=20) == Out(text="done")
+        let_go.set()
+    assert "what stands around its handler ignores cancellation; detached" in caplog.text
+
+
 async def test_when_the_commit_fails_they_meet_its_error(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
     await db.execute("create table effect (n int unique deferrable initially deferred)")
 
@@ -299,6 +353,58 @@ async def test_a_run_that_is_repeated_at_once_gets_fresh_ones(engine: Engine) ->
     assert log == ["+generator", "generator met SerializationFailure", "-generator", "+generator", "-generator"]
 
 
+# --- context variables
+
+tenant: ContextVar[str] = ContextVar("tenant", default="-")
+request: ContextVar[str] = ContextVar("request", default="-")
+
+
+def of_a_tenant() -> Iterator[str]:
+    token = tenant.set("acme")
+    yield tenant.get()
+    log.append(tenant.get())
+    tenant.reset(token)
+
+
+async def of_a_request(name: str = Depends(of_a_tenant)) -> AsyncIterator[str]:
+    token = request.set(f"request of {name}")
+    yield request.get()
+    request.reset(token)
+
+
+def context() -> str:
+    return f"{tenant.get()}, {request.get()}"
+
+
+async def test_what_providers_set_in_the_context_is_there_for_the_handler_and_until_they_are_closed(engine: Engine) -> None:
+    @engine.job_type(max_attempts=1)
+    async def in_the_loop(job: Job[In], name: str = Depends(of_a_request)) -> Out:
+        return Out(text=f"{context()}; in a step {await job.step('one', context)}")
+
+    async with engine.worker():
+        sequence = await engine.start_sequence(in_the_loop, In())
+        assert await sequence.result(timeout=20) == Out(text="acme, request of acme; in a step acme, request of acme")
+    assert log == ["acme"]
+
+
+async def test_so_it_is_in_a_thread_and_the_next_handler_of_the_thread_sees_nothing_of_it(engine: Engine) -> None:
+    @engine.job_type(max_attempts=1)
+    def in_a_thread(job: SyncJob[In], name: str = Depends(of_a_request)) -> Out:
+        before = job.step("one", context)
+        tenant.set("other")
+        return Out(text=f"{before}; then {job.step('two', context)}")
+
+    @engine.job_type(max_attempts=1)
+    def after_it(job: SyncJob[In]) -> Out:
+        return Out(text=context())
+
+    async with engine.worker(concurrency=1):
+        sequence = await engine.start_sequence(in_a_thread, In())
+        assert await sequence.result(timeout=20) == Out(text="acme, request of acme; then other, request of acme")
+        assert log == ["other"]
+        assert await (await engine.start_sequence(after_it, In())).result(timeout=20) == Out(text="-, -")
+
+
 # --- in tests
 
 
@@ -321,11 +427,41 @@ async def test_an_engine_overrides_them_for_its_workers(engine: Engine) -> None:
         return Out(text=db.name)
 
     async with engine.worker():
-        with engine.override(coroutine, lambda: Db("fake")):
+        with engine.override(coroutine).by(lambda: Db("fake")):
             faked = await engine.start_sequence(work, In())
             assert await faked.result(timeout=20) == Out(text="fake")
         real = await engine.start_sequence(work, In())
         assert await real.result(timeout=20) == Out(text="coroutine")
+
+
+async def test_overrides_nest_and_hold_for_the_types_of_mounted_registries(dsn: str) -> None:
+    jobs = JobTypes()
+
+    @jobs.job_type
+    async def work(job: Job[In], db: Db = Depends(coroutine)) -> Out:
+        return Out(text=db.name)
+
+    async def inner(settings: Settings = Depends(Settings)) -> AsyncIterator[Db]:
+        yield Db(f"inner with {settings}")
+
+    async with Engine(dsn, jobs) as engine:
+        with engine.override(coroutine).by(lambda: Db("outer")):
+            with engine.override(coroutine).by(inner):
+                assert (await engine.run(work, In())).text.startswith("inner with")
+            assert await engine.run(work, In()) == Out(text="outer")
+        assert await engine.run(work, In()) == Out(text="coroutine")
+
+
+async def test_an_override_is_checked_when_it_is_made(engine: Engine) -> None:
+    def needs(x: int) -> Db:
+        return Db(str(x))
+
+    with pytest.raises(DeclarationError, match=r"override of coroutine: Depends\('fake'\): a function or a class is needed"):
+        engine.override(coroutine).by("fake")  # type: ignore[arg-type] # pyright: ignore
+    with pytest.raises(DeclarationError, match=r"the parameter 'x' of its provider .*needs has nothing to give it"):
+        engine.override(coroutine).by(needs)
+    with pytest.raises(DeclarationError, match=r"override\(\): Depends\(3\)"):
+        engine.override(3)  # type: ignore[call-overload] # pyright: ignore
 
 
 # --- what cannot be declared

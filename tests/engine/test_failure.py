@@ -7,6 +7,7 @@ import logging
 import threading
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from psycopg import AsyncConnection
@@ -15,7 +16,7 @@ from typing_extensions import Unpack
 
 from queuert_py import Blocker, Continuation, Engine, Fail, InternalJobType, Job, JobType, JobTypes, continue_with, exponential
 from queuert_py.control import DeadLetter, Failure
-from queuert_py.errors import DeclarationError, SequenceFailedError, UsageError
+from queuert_py.errors import DeclarationError, ResultTimeoutError, SequenceFailedError, UsageError
 from queuert_py.job import Connection
 from queuert_py.job_types import JobOptions
 from tests.engine.kit import Number, Runs
@@ -303,28 +304,33 @@ class Needs(BaseModel):
 
 
 async def test_it_answers_a_blocker_that_failed(engine: Engine) -> None:
-    reasons: list[str] = []
+    reasons: list[tuple[str, object]] = []
 
     @engine.job_type(internal=True)
     async def cleanup(job: Job[Number]) -> Number:
         return job.input
 
     async def undo(failure: Failure) -> Continuation[Number]:
-        reasons.append(failure.reason)
+        reasons.append((failure.reason, failure.error["attrs"]))
         return continue_with(cleanup, Number(n=0))
 
     @engine.job_type(max_attempts=1)
     async def fail(job: Job[Number]) -> Number:
-        raise ValueError
+        raise ValueError("out of paper")
 
     @engine.job_type(on_blocker_failure="fail", on_failed=undo)
     async def wait(job: Job[Needs]) -> Number:
         return job.input.number.output
 
-    dependent = await engine.start_sequence(wait, Needs(number=await engine.start_sequence(fail, Number(n=1))))
+    blocker = await engine.start_sequence(fail, Number(n=1))
+    before = await engine.start_sequence(wait, Needs(number=blocker))
     async with engine.worker():
-        assert (await dependent.result(timeout=10)).n == 0
-    assert reasons == ["blocker_failed"]
+        assert (await before.result(timeout=10)).n == 0
+        after = await engine.start_sequence(wait, Needs(number=blocker))
+        assert (await after.result(timeout=10)).n == 0
+    error = {"type": "ValueError", "message": "out of paper"}
+    why = {"id": str(blocker.id), "type": "fail", "outcome": "failed", "error": error}
+    assert reasons == [("blocker_failed", why)] * 2
 
 
 async def test_it_answers_a_job_that_kills_its_workers(engine: Engine, db: Db) -> None:
@@ -458,6 +464,32 @@ async def test_a_compensated_failure_has_no_dead_letter_and_one_that_is_not_has_
     assert letters == [0]
 
 
+async def test_a_compensating_job_whose_blocker_is_gone_leaves_the_dead_letter(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    letters: list[object] = []
+
+    @engine.job_type
+    async def bury(job: Job[DeadLetter]) -> None:
+        letters.append(job.input.error["type"])
+
+    @engine.job_type(internal=True)
+    async def cleanup(job: Job[Needs]) -> Number:
+        return job.input.number.output
+
+    def undo(failure: Failure) -> Continuation[Number]:
+        return continue_with(cleanup, Needs(number=Blocker(uuid4())))
+
+    @engine.job_type(max_attempts=1, on_failed=undo, dead_letter=bury)
+    async def fail(job: Job[Number]) -> Number:
+        raise ValueError
+
+    sequence = await engine.start_sequence(fail, Number(n=1))
+    async with engine.worker(drain=True):
+        pass
+    assert letters == ["ValueError"]
+    assert (await engine.get_sequence(sequence.id)).reason == "error"
+    assert "what on_failed goes on with cannot be had" in caplog.text
+
+
 async def test_a_failure_that_is_not_written_starts_no_dead_letter(engine: Engine, runs: Runs) -> None:
     @engine.job_type
     async def bury(job: Job[DeadLetter]) -> None: ...
@@ -550,3 +582,101 @@ async def test_what_is_stored_sealed_is_seen_plain_by_all_who_answer_a_failure(d
         await engine.complete_sequence(waiting.id, lambda job: Number(n=job.input.n), job_type=fail)
         async with engine.worker():
             assert [(await each.result(timeout=10)).n for each in (failed, waiting)] == [11, 2]
+
+
+# --- what is logged
+
+
+async def test_every_failed_attempt_is_logged_with_its_error_and_where_it_came_from(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    @engine.job_type(max_attempts=2, backoff=0)
+    async def misspelt(job: Job[Number]) -> None:
+        _ = job.inptu  # type: ignore[attr-defined]  # pyright: ignore
+
+    sequence = await engine.start_sequence(misspelt, Number(n=1))
+    async with engine.worker(drain=True):
+        pass
+    found = [record for record in caplog.records if record.name == "queuert_py.worker" and record.levelno >= logging.WARNING]
+    error = "AttributeError: 'Job' object has no attribute 'inptu'"
+    assert [record.getMessage() for record in found] == [
+        f"sequence {sequence.id} (misspelt): attempt 1 failed, the next one at once: {error}",
+        f"sequence {sequence.id} (misspelt): attempt 2 failed for good (error): {error}",
+    ]
+    assert all(record.exc_info is not None and record.exc_info[0] is AttributeError for record in found)
+
+
+async def test_a_result_that_is_late_says_the_last_error(engine: Engine) -> None:
+    @engine.job_type(backoff=3600)
+    async def broken(job: Job[Number]) -> None:
+        raise ValueError("no such account")
+
+    sequence = await engine.start_sequence(broken, Number(n=1))
+    with pytest.raises(ResultTimeoutError) as late:
+        await sequence.result(timeout=0)
+    assert str(late.value) == f"sequence {sequence.id} (broken) has not ended within 0 s; it goes on. `queuert why {sequence.id}` says why."
+    async with engine.worker(drain=True):
+        pass
+    with pytest.raises(ResultTimeoutError, match=r"it goes on; its last error: ValueError: no such account\. `queuert why"):
+        await sequence.result(timeout=0)
+
+
+# --- a job type without a handler: nobody takes its jobs, so nobody could bury them
+
+
+async def test_what_waits_for_an_approval_fails_at_its_deadline(engine: Engine) -> None:
+    approval = JobType[Number, Number]("approval")
+    engine.add(approval)
+
+    @engine.job_type
+    async def asks(job: Job[Number]) -> Continuation[Number]:
+        return continue_with(approval, job.input)
+
+    sequences = await engine.start_sequences([asks(Number(n=1), deadline=0.5), approval(Number(n=2), deadline=0.5)])
+    async with engine.worker():
+        for each in sequences:
+            with pytest.raises(SequenceFailedError) as failed:
+                await each.result(timeout=20)
+            assert (failed.value.reason, failed.value.error["type"]) == ("timeout", "DeadlineExceeded")
+
+
+async def test_what_waits_for_an_approval_fails_with_its_blocker(engine: Engine) -> None:
+    approval = JobType[Needs, Number]("approval", on_blocker_failure="fail")
+    engine.add(approval)
+
+    @engine.job_type(max_attempts=1)
+    async def fail(job: Job[Number]) -> Number:
+        raise ValueError("out of paper")
+
+    blocker = await engine.start_sequence(fail, Number(n=1))
+    waiting = await engine.start_sequence(approval, Needs(number=blocker))
+    async with engine.worker():
+        with pytest.raises(SequenceFailedError) as failed:
+            await waiting.result(timeout=20)
+    assert failed.value.reason == "blocker_failed"
+
+
+async def test_a_failure_that_is_to_be_answered_waits_for_a_worker_that_can(engine: Engine, dsn: str) -> None:
+    async def answer(failure: Failure) -> None:
+        answered.append(failure.reason)
+
+    answered: list[str] = []
+    engine.add(JobType[Number, Number]("work", on_failed=answer))
+
+    @engine.job_type
+    async def other(job: Job[Number]) -> None: ...
+
+    other_engine = Engine(dsn)
+    work = JobType[Number, Number]("work", on_failed=answer)
+
+    @other_engine.handler(work)
+    async def implement(job: Job[Number]) -> Number:
+        return job.input
+
+    sequence = await engine.start_sequence("work", Number(n=1), deadline=0.001)
+    async with engine.worker() as worker:
+        assert worker._mute() == []
+        async with other_engine, other_engine.worker():
+            with pytest.raises(SequenceFailedError, match="timeout"):
+                await sequence.result(timeout=20)
+    assert answered == ["timeout"]

@@ -11,7 +11,6 @@ import pytest
 from pydantic import BaseModel
 
 from queuert_py import Blocker, Engine, Job
-from queuert_py.decisions.pace import Pace
 from queuert_py.runtime import patience
 from tests.engine.kit import Number, Runs, until_blocked
 
@@ -19,11 +18,10 @@ Db = psycopg.AsyncConnection[Any]
 
 
 async def test_a_job_claimed_ahead_goes_to_another_worker_when_no_slot_becomes_free(
-    engine: Engine, runs: Runs, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, runs: Runs, claims_ahead: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker claims ahead as many as have just ended in it; if those that it then runs take long, the rest is not kept."""
-    pace = [10]
-    monkeypatch.setattr(Pace, "ended", lambda *_: pace[0])
+    monkeypatch.setattr(patience, "PREFETCHED", 0.01)
     begun: list[int] = []
 
     @engine.job_type
@@ -40,7 +38,7 @@ async def test_a_job_claimed_ahead_goes_to_another_worker_when_no_slot_becomes_f
         third = await engine.start_sequence(work, Number(n=2))
         while not busy.waiting:
             await asyncio.sleep(0)
-        pace[0] = 0
+        claims_ahead[0] = 0
         async with engine.worker():
             assert (await third.result(timeout=20)).n == 2
         assert busy.running == 2

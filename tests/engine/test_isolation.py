@@ -17,6 +17,7 @@ from queuert_py.runtime import processes
 from queuert_py.testing import run_handler
 from tests.engine import isolated
 from tests.engine.isolated import Even, In, Out, Parts
+from tests.engine.kit import time_out
 from tests.faults.kit import until
 
 
@@ -35,9 +36,19 @@ async def failure(sequence: JobSequence[Any]) -> SequenceFailedError:
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text() if Path("/proc").is_dir() else ") R"
+    except (ProcessLookupError, FileNotFoundError):  # also: gone between the two looks
         return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if Path(f"/proc/{pid}/stat").exists() else True
+    return "Z" not in state.rpartition(")")[2].split()[0]
+
+
+async def dead(*pids: int) -> None:
+    """Wait until none of these processes lives."""
+
+    async def gone() -> bool:
+        return not any(map(alive, pids))
+
+    await until(gone, "the processes to die", 30)
 
 
 async def lines(file: Path, count: int = 1) -> list[str]:
@@ -150,15 +161,63 @@ async def test_what_is_refused_is_named_as_it_was_called(engine: Engine, call: s
     assert str(failed.error["message"]).startswith(f"job.{call}() is not to be had with isolation='process'")
 
 
+# --- what it starts
+
+
+async def test_a_copy_that_the_handler_forks_is_a_process_like_any_other_and_answers_nothing(engine: Engine) -> None:
+    async with engine.worker(concurrency=1):
+        assert await (await engine.start_sequence(isolated.forks, In())).result(timeout=30) == Out(n=3)
+        for n in range(2):
+            assert await (await engine.start_sequence(isolated.contract, In(n=n))).result(timeout=30) == Out(n=n + 1)
+
+
+async def test_whoever_reads_its_stdin_finds_nothing(engine: Engine) -> None:
+    async with engine.worker(concurrency=1):
+        for _ in range(2):
+            assert await (await engine.start_sequence(isolated.reads, In())).result(timeout=30) == Out()
+
+
+async def test_it_may_share_its_work_with_processes(engine: Engine) -> None:
+    async with engine.worker():
+        assert await (await engine.start_sequence(isolated.shares, In())).result(timeout=30) == Out(n=3)
+
+
+async def test_its_death_is_seen_while_a_copy_of_it_lives_which_ends_as_well(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    async with engine.worker():
+        failed = await failure(await engine.start_sequence(isolated.leaves_a_copy_behind, In(file=str(file))))
+    assert "died (SIGKILL)" in str(failed.error["message"])
+    await dead(*map(int, await lines(file)))
+
+
+async def test_a_program_that_it_runs_is_killed_with_it(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    async with engine.worker() as worker:
+        sequence = await engine.start_sequence(isolated.runs_a_program, In(file=str(file)))
+        child, program = map(int, await lines(file, 2))
+        time_out(worker)
+        assert (await failure(sequence)).reason == "timeout"
+        assert not alive(child)
+        await dead(program)
+
+
+async def test_signals_that_the_worker_gets_do_not_end_it_but_what_it_starts_is_not_deaf(engine: Engine) -> None:
+    async with engine.worker():
+        assert await (await engine.start_sequence(isolated.is_told_to_end, In())).result(timeout=30) == Out(text="{-15}")
+
+
 # --- it is killed for real
 
 
 async def test_it_is_killed_when_its_time_is_over(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    async with engine.worker():
+    async with engine.worker(concurrency=1):
+        child = (await (await engine.start_sequence(isolated.pid, In())).result(timeout=30)).n  # it is there, and has imported all
+        assert alive(child)
         failed = await failure(await engine.start_sequence(isolated.spins, In(file=str(file))))
         assert failed.reason == "timeout"
-        assert not alive(int(file.read_text()))
+        assert not alive(child)
+    assert file.read_text() == f"{child}\n", "it was the one that spun"
 
 
 async def test_it_is_killed_when_its_job_is_cancelled(engine: Engine, tmp_path: Path) -> None:
@@ -167,11 +226,7 @@ async def test_it_is_killed_when_its_job_is_cancelled(engine: Engine, tmp_path: 
         sequence = await engine.start_sequence(isolated.spins_for_ever, In(file=str(file)))
         (pid,) = map(int, await lines(file))
         await engine.cancel_sequences([sequence.id])
-
-        async def dead() -> bool:
-            return not alive(pid)
-
-        await until(dead, "the process to die", 30)
+        await dead(pid)
 
 
 async def test_it_is_killed_when_the_worker_stops_and_its_job_is_given_back(engine: Engine, tmp_path: Path) -> None:
@@ -184,11 +239,11 @@ async def test_it_is_killed_when_the_worker_stops_and_its_job_is_given_back(engi
     assert (job.status, job.attempt, alive(pid)) == ("pending", 0, False)
 
 
-async def test_it_ends_when_its_worker_is_killed(dsn: str, tmp_path: Path) -> None:
+async def test_it_ends_with_all_it_has_started_when_its_worker_is_killed(dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     engine = Engine(dsn, isolated.jobs)
     async with engine:
-        await engine.start_sequence(isolated.spins_for_ever, In(file=str(file)))
+        await engine.start_sequence(isolated.runs_a_program, In(file=str(file)))
     script = tmp_path / "serve.py"
     script.write_text(
         "import asyncio, sys\n"
@@ -202,15 +257,11 @@ async def test_it_ends_when_its_worker_is_killed(dsn: str, tmp_path: Path) -> No
     root = Path(__file__).parents[2]
     worker = subprocess.Popen([sys.executable, str(script), dsn], env={**os.environ, "PYTHONPATH": str(root)})
     try:
-        (pid,) = map(int, await lines(file))
+        pids = [int(each) for each in await lines(file, 2)]
     finally:
         worker.kill()
         await asyncio.to_thread(worker.wait)
-
-    async def dead() -> bool:
-        return not alive(pid)
-
-    await until(dead, "the orphan to end", 30)
+    await dead(*pids)
 
 
 async def test_jobs_that_wait_for_a_processor_do_not_use_up_their_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

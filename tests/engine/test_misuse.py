@@ -113,6 +113,13 @@ async def test_nor_does_one_of_a_type_without_a_handler(typed: Engine, types: li
         await typed.worker(types=types).start()
 
 
+async def test_nor_does_one_of_no_queues(typed: Engine) -> None:
+    with pytest.raises(ConfigurationError, match="at least one, or None"):
+        typed.worker(queues=[])
+    with pytest.raises(ConfigurationError, match="at least one, or None"):
+        await typed.run_once(queues=[])
+
+
 async def test_without_types_a_worker_serves_those_that_have_handlers(typed: Engine) -> None:
     sequence = await typed.start_sequence("note", {"n": 1})
     async with typed.worker(queues=("default", "other"), types=("note",)), asyncio.timeout(TIMEOUT):

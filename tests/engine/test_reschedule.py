@@ -98,7 +98,7 @@ async def test_a_blocked_one_keeps_its_blockers_and_takes_the_time(engine: Engin
     await engine.trigger([dependent.id])
     async with engine.worker(drain=True):
         pass
-    assert (await dependent.result(timeout=5)).n == 1
+    assert (await dependent.result(timeout=20)).n == 1
 
 
 async def test_all_or_none_and_the_error_names_who_forbids_it(engine: Engine, runs: Runs) -> None:

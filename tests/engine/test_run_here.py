@@ -230,6 +230,63 @@ async def test_a_cancelled_caller_gives_the_job_back_uncharged(engine: Engine) -
             assert (await engine.sequence(wait, sequence.id).result(timeout=10)).n == 1
 
 
+class Held:
+    """A handler of the tests below: it has begun, it may go on, and how it ended."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.begun, self.gate, self.ends = asyncio.Event(), asyncio.Event(), list[str]()
+
+        @engine.job_type("wait")
+        async def wait(job: Job[Number]) -> Number:
+            self.begun.set()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.ends.append("aborted")
+                raise
+            self.ends.append("done")
+            return job.input
+
+        self.type = wait
+
+
+async def waiters(engine: Engine, count: int) -> None:
+    while sum(map(len, engine._waiters._waiting.values())) != count:
+        await asyncio.sleep(0)
+
+
+async def test_a_cancelled_caller_leaves_alone_what_somebody_else_has_started(engine: Engine) -> None:
+    held = Held(engine)
+    async with engine, engine.worker():
+        sequence = await engine.start_sequence(held.type, Number(n=1), key="k")
+        await held.begun.wait()
+        joined = asyncio.create_task(engine.run(held.type, Number(n=2), key="k"))
+        await waiters(engine, 1)
+        joined.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await joined
+        held.gate.set()
+        assert (await sequence.result(timeout=10)).n == 1
+    assert held.ends == ["done"]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+@pytest.mark.parametrize("worker", [True, False])
+async def test_a_cancelled_caller_leaves_alone_what_another_waits_for(engine: Engine, worker: bool, cancelled: int) -> None:
+    held = Held(engine)
+    async with engine, engine.worker(types=None if worker else [held.type.name]):
+        calls = [asyncio.create_task(engine.run(held.type, Number(n=1), key="k"))]
+        await held.begun.wait()
+        calls.append(asyncio.create_task(engine.run(held.type, Number(n=2), key="k")))
+        await waiters(engine, 2)
+        calls[cancelled].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[cancelled]
+        held.gate.set()
+        assert (await calls[1 - cancelled]).n == 1
+    assert held.ends == ["done"]
+
+
 CRASHING = """
 import asyncio
 from pydantic import BaseModel
@@ -285,10 +342,12 @@ async def test_what_cannot_be_run_here_is_said_before_anything_is_written(engine
     elsewhere = JobType[Number, Number]("elsewhere")
     engine.add(elsewhere)
     async with engine:
-        with pytest.raises(UsageError, match="leave out delay= and at="):
+        with pytest.raises(UsageError, match=r"leave out delay=, at= and Dedup\.debounce"):
             await engine.run(note, Number(n=1), delay=1)
-        with pytest.raises(UsageError, match="leave out delay= and at="):
+        with pytest.raises(UsageError, match=r"leave out delay=, at= and Dedup\.debounce"):
             await engine.run(note, Number(n=1), at=datetime.now(UTC))
+        with pytest.raises(UsageError, match=r"leave out delay=, at= and Dedup\.debounce"):
+            await engine.run(note, Number(n=1), dedup=Dedup.debounce("k", 1))
         with pytest.raises(UsageError, match="'elsewhere' has no handler in this process"):
             await engine.run(elsewhere, Number(n=1))
         with pytest.raises(NotStartableError):

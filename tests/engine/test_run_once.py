@@ -20,6 +20,9 @@ from pydantic import BaseModel
 
 from queuert_py import Continuation, Engine, Job, Retry, continue_with
 from queuert_py.errors import UsageError
+from queuert_py.values import Summary
+from tests.engine.kit import patiently
+from tests.faults.servers import free_port
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -81,7 +84,12 @@ async def test_at_the_end_of_its_budget_what_runs_is_given_back_uncharged(engine
             cancelled.set()
 
     sequences = await engine.start_sequences([wait(Number(n=n)) for n in range(3)])
-    done = await engine.run_once(budget=0.2, concurrency=1)
+
+    async def one_round(budget: float) -> Summary | None:
+        done = await engine.run_once(budget=budget, concurrency=1)
+        return done if done.claimed else None
+
+    done = await patiently(one_round)
     assert cancelled.is_set()
     assert (done.claimed, done.available, done.outcomes) == (1, 3, {"released": 1})
     jobs = [(await engine.list_jobs(each.id))[0] for each in sequences]
@@ -100,7 +108,12 @@ async def test_a_handler_that_swallows_its_cancellation_costs_the_grace_and_no_m
                 continue
 
     sequence = await engine.start_sequence(stubborn, Number(n=1))
-    done = await engine.run_once(budget=0.1, grace=0.1)
+
+    async def one_round(budget: float) -> Summary | None:
+        done = await engine.run_once(budget=budget, grace=0.1)
+        return done if done.claimed else None
+
+    done = await patiently(one_round)
     assert done.outcomes == {"released": 1}
     assert (await engine.get_sequence(sequence.id)).status == "pending"
     go_on.set()
@@ -145,7 +158,7 @@ async def test_it_leaves_nothing_in_a_session_and_nothing_behind(engine: Engine,
 
 
 async def test_its_lease_is_renewed_while_a_handler_runs(engine: Engine, db: Connection) -> None:
-    """With a lease of 0.6 s and nothing but it, another round would take the job over."""
+    """With a lease of 1.5 s and nothing but it, another round would take the job over."""
     begun, go_on = asyncio.Event(), asyncio.Event()
     attempts: list[int] = []
 
@@ -156,13 +169,13 @@ async def test_its_lease_is_renewed_while_a_handler_runs(engine: Engine, db: Con
         await go_on.wait()
 
     await engine.start_sequence(wait, Number(n=1))
-    first = asyncio.create_task(engine.run_once(lease=0.6))
+    first = asyncio.create_task(engine.run_once(lease=1.5))
     await begun.wait()
     leases: set[Any] = set()
     while len(leases) < 5:  # renewed four times, over more than a lease
         leases.add((await (await db.execute("select leased_until from queuert.live_job")).fetchone() or [None])[0])
         await asyncio.sleep(0.01)
-    assert (await engine.run_once(lease=0.6)).claimed == 0
+    assert (await engine.run_once(lease=1.5)).claimed == 0
     go_on.set()
     assert (await first).outcomes == {"completed": 1}
     assert attempts == [1]
@@ -188,9 +201,7 @@ def pooler(dsn: str, tmp_path: Path) -> Iterator[str]:
     if program is None:
         pytest.skip("PgBouncer is not installed")
     to = conninfo_to_dict(dsn)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     where = " ".join(f"{name}={to[name]}" for name in ("host", "port", "dbname") if to.get(name))
     (tmp_path / "users").write_text(f'"{to.get("user", "postgres")}" "{to.get("password") or ""}"\n')
     (tmp_path / "ini").write_text(

@@ -271,19 +271,21 @@ async def test_where_and_how_a_sleep_is_refused(engine: Engine) -> None:
         assert (await (await engine.start_sequence(wrong, Number(n=3))).result(timeout=10)).n == 3
 
 
-async def test_a_job_that_has_slept_has_begun(engine: Engine) -> None:
+async def test_a_job_that_has_slept_has_begun(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
     """Neither does it expire, nor is it replaced by a start of its key."""
 
     @engine.job_type
     async def nap(job: Job[Number]) -> Number:
-        await job.sleep(0.4)
+        await job.sleep(3600)
         return job.input
 
     async with engine.worker(drain=True):
-        expiring = await engine.start_sequence(nap, Number(n=1), expires=0.3)
+        expiring = await engine.start_sequence(nap, Number(n=1), expires=1800)
         keyed = await engine.start_sequence(nap, Number(n=1), key="k")
+    await db.execute("update queuert.live_job set expires_at = clock_timestamp() where expires_at is not null")
     again = await engine.start_sequence(nap, Number(n=2), dedup=Dedup("k", on_match="replace"))
     assert (again.id, again.deduplicated) == (keyed.id, True)
+    await wake(db)
     async with engine.worker(poll_interval=60):
         assert [(await each.result(timeout=10)).n for each in (expiring, keyed)] == [1, 1]
 

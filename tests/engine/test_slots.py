@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
 
+import pytest
+
 from queuert_py import Engine, Job
 from tests.engine.kit import Number, Runs
 
 TENANT: ContextVar[str] = ContextVar("TENANT", default="nobody")
 
 
+@pytest.mark.usefixtures("claims_ahead")
 async def test_a_job_that_is_cancelled_before_its_handler_begins_frees_its_slot(engine: Engine, runs: Runs) -> None:
     """A batch and what was prefetched behind it are cancelled at once: the second gets the slot of the first, and loses it unbegun."""
 
@@ -36,6 +39,7 @@ async def test_a_job_that_is_cancelled_before_its_handler_begins_frees_its_slot(
         assert worker.running == 0
 
 
+@pytest.mark.usefixtures("claims_ahead")
 async def test_what_a_handler_sets_in_its_context_is_seen_by_no_other(engine: Engine) -> None:
     """Prefetched jobs: each begins when one before it ends, which here happens in that one's own task."""
     seen: list[str] = []

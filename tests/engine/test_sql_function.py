@@ -162,6 +162,12 @@ async def test_every_argument_has_its_place(engine: Engine, db: Connection) -> N
     assert 3590 < row[3] < 3610
 
 
+async def test_no_tags_are_none(db: Connection, engine: Engine) -> None:
+    id = await start(db, "'ship', '{}', tags => '{}'")
+    assert await (await db.execute("select tags from queuert.live_job")).fetchone() == (None,)
+    assert not (await engine.get_sequence(id)).tags
+
+
 async def test_its_ids_are_uuids_of_version_7_that_sort_by_time(db: Connection, engine: Engine) -> None:
     ids = [await start(db, "'ship', '{}'") for _ in range(3)]
     for id in ids:
@@ -202,9 +208,30 @@ async def test_what_the_model_refuses_fails_at_pickup(engine: Engine, db: Connec
     assert failed.value.reason == "validation"
 
 
+async def test_an_internal_type_cannot_be_started_by_its_mere_name(engine: Engine, db: Connection, dsn: str) -> None:
+    runs: list[int] = []
+
+    @engine.job_type(internal=True)
+    async def inner(job: Job[Order]) -> None:
+        runs.append(job.input.id)
+
+    async with Engine(dsn) as producer, engine.worker():
+        by_sql = await start(db, "'inner', '{\"id\": 1}'")
+        by_name = await producer.start_unregistered("inner", {"id": 2})
+        for id in (by_sql, by_name.id):
+            with pytest.raises(SequenceFailedError, match="internal") as failed:
+                await engine.sequence("inner", id, output=Shipped).result(timeout=20)
+            assert failed.value.reason == "validation"
+    assert runs == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        "'ship', '{}', tags => array[null, 'a']",
+        "'ship', '{}', tags => array['']",
+        "'ship', '{}', tags => array[['a', 'b']]",
+        "'ship', '{}', tags => array[repeat('x', 201)]",
         "'', '{}'",
         "null, '{}'",
         "'ship', null",

@@ -7,20 +7,20 @@ import json
 from collections.abc import AsyncIterator
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel
-from sqlalchemy import ForeignKey, func, select, text
+from sqlalchemy import ForeignKey, create_engine, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from queuert_py import Engine, Fail, Job
+from queuert_py import Engine, Fail, Job, join
 from queuert_py.errors import ConfigurationError, PhaseError, SequenceFailedError, TransactionAbortedError, UsageError
 from queuert_py.integrations.sqlalchemy import SqlAlchemy
 
@@ -318,6 +318,48 @@ async def test_starts_in_the_session_of_a_phase(engine: Engine[AsyncSession]) ->
         assert len(await engine.list_sequences(type="child")) == 1
 
 
+async def test_what_is_done_inside_begin_nested_is_undone_with_it(engine: Engine[AsyncSession]) -> None:
+    @engine.job_type
+    async def child(job: Job[Name, AsyncSession]) -> None: ...
+
+    @engine.job_type(max_attempts=1)
+    async def parent(job: Job[Name, AsyncSession]) -> None:
+        async with job.finalize() as session:
+            kept = await engine.start_sequence(child, Name(name="kept"), tx=session)
+            with contextlib.suppress(ValueError):
+                async with session.begin_nested():
+                    await engine.start_sequence(child, Name(name="undone"), tx=session)
+                    raise ValueError
+            with contextlib.suppress(ValueError):
+                async with session.begin_nested():
+                    await engine.cancel_sequences([kept.id], tx=session)
+                    raise ValueError
+            with contextlib.suppress(ValueError):
+                async with session.begin_nested():
+                    assert await engine.send_event(kept, "told", tx=session)
+                    raise ValueError
+            assert await engine.send_event(kept, "told", tx=session)
+
+    async with engine.worker(types=["parent"]):
+        await (await engine.start_sequence(parent, Name(name=""))).result(timeout=20)
+    assert [(each.input, each.status) for each in await engine.list_sequences(type="child")] == [({"name": "kept"}, "pending")]
+
+
+async def test_a_session_takes_over_the_handlers_own_key_in_every_form(engine: Engine[AsyncSession]) -> None:
+    @engine.job_type(max_attempts=1)
+    async def chain(job: Job[Name, AsyncSession]) -> None:
+        async with job.finalize() as session:
+            if job.input.name != "xx":
+                forms: Any = {"": session, "x": join(session)}
+                await engine.start_sequence(chain, Name(name=job.input.name + "x"), key="chain", tx=forms[job.input.name])
+        with pytest.raises(PhaseError):
+            await engine.start_sequence(chain, Name(name="late"), tx=session)
+
+    async with engine.worker(drain=True):
+        await engine.start_sequence(chain, Name(name=""), key="chain")
+    assert sorted(each.input["name"] for each in await engine.list_sequences()) == ["", "x", "xx"]
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 async def test_the_applications_own_session_is_joined_as_it_is(
     engine: Engine[AsyncSession], dsn: str, app: AsyncEngine, driver: str
@@ -389,6 +431,19 @@ async def test_where_the_database_is_comes_from_a_url_an_engine_or_the_environme
         SqlAlchemy("sqlite://")
     query = SqlAlchemy("postgresql+asyncpg://me:geheim@here/base?ssl=require&prepared_statement_cache_size=0").conninfo
     assert conninfo_to_dict(query) == {"user": "me", "password": "geheim", "host": "here", "dbname": "base", "sslmode": "require"}
+
+
+async def test_the_slips_of_those_who_come_from_sqlalchemy_are_told_the_way(app: AsyncEngine) -> None:
+    url = "postgresql+psycopg://me:geheim@here/base"
+    with pytest.raises(ConfigurationError, match=r"SqlAlchemy\(Engine\(…\)\): a URL or what create_async_engine.*give `engine.url`"):
+        SqlAlchemy(cast("Any", create_engine(url)))
+    for unreadable in ("garbage", "post gres://here", "postgresql://here:port/base"):
+        with pytest.raises(ConfigurationError, match=r"SqlAlchemy\(\): the URL cannot be read: write postgresql"):
+            SqlAlchemy(unreadable)
+    for given in (app, url, url.replace("psycopg", "asyncpg")):
+        with pytest.raises(ConfigurationError, match=r"SqlAlchemy\(") as refused:
+            Engine(cast("Any", given))
+        assert "geheim" not in str(refused.value)
 
 
 async def test_an_engine_on_psycopg_says_that_a_session_is_to_be_joined(dsn: str, app: AsyncEngine) -> None:

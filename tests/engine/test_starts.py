@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -59,6 +59,16 @@ async def rows(engine: Engine) -> int:
     return len(await engine.list_sequences(limit=100_000))
 
 
+async def test_a_request_is_started_by_itself_with_its_options(
+    engine: Engine, notes: JobType[Note, Done], db: psycopg.AsyncConnection[Any]
+) -> None:
+    sequence = await engine.start_sequence(notes(Note(text="a"), key="k", tags=["b"]))
+    assert (await engine.get_sequence(sequence)).tags == ["b"]
+    async with db.transaction():
+        again = await engine.start_sequence(notes(Note(text="c"), key="k"), tx=db)
+    assert (again.id, again.deduplicated) == (sequence.id, True)
+
+
 @pytest.mark.parametrize(
     ("job_type", "given", "error", "says"),
     [
@@ -69,12 +79,13 @@ async def rows(engine: Engine) -> int:
         ("note", Note.model_construct(text=3), InvalidInputError, "input.text: Input should be a valid string"),
         ("note", {"text": 3}, InvalidInputError, "input.text: Input should be a valid string"),
         ("note", Other(text="a"), InvalidInputError, "Other given, 'note' takes Note"),
+        ("note", None, InvalidInputError, "NoneType given, 'note' takes Note"),
         ("nope", Note(), UnknownJobTypeError, "known: inner, note"),
         ("inner", Note(), NotStartableError, "only continue_with reaches it"),
     ],
 )
 async def test_a_wrong_start_names_the_field_and_writes_nothing(
-    engine: Engine, notes: JobType[Note, Done], job_type: str, given: BaseModel | Mapping[str, object], error: type[Exception], says: str
+    engine: Engine, notes: JobType[Note, Done], job_type: str, given: Any, error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):
         await engine.start_sequence(job_type, given)

@@ -22,6 +22,7 @@ from queuert_py.errors import LeaseLostError, PhaseError, SequenceFailedError, T
 from queuert_py.job import current
 from queuert_py.testing import run_handler
 from queuert_py.values import SequenceRecord
+from tests.engine.kit import time_out
 
 
 class In(BaseModel):
@@ -223,7 +224,23 @@ async def test_between_the_end_of_finalize_and_the_return_its_transaction_takes_
 
     record = await ended(engine, work)
     assert (record.status, await effects()) == ("completed", ["inside"])
-    assert refused == ["this transaction waits for the handler's return: write inside the `with` block."]
+    assert refused == ["this transaction is over: use it inside the `with` block, or the function, that it was given to."]
+
+
+async def test_the_transaction_of_prepare_takes_nothing_after_its_block(engine: Engine, effects: Any) -> None:
+    def work(job: SyncJob[In]) -> Out:
+        with job.prepare() as tx:
+            cursor = tx.cursor()
+            write(tx, "inside")
+        for late in (partial(write, tx, "late"), partial(cursor.execute, "select 1"), tx.commit, tx.transaction().__enter__):
+            with pytest.raises(PhaseError, match="use it inside"):
+                late()
+        with pytest.raises(PhaseError):
+            engine.sync.start_sequence("work", In(), tx=tx)
+        return Out()
+
+    record = await ended(engine, work)
+    assert (record.status, await effects()) == ("completed", ["inside"])
 
 
 async def test_what_may_follow_what_is_the_same_table(engine: Engine, effects: Any) -> None:
@@ -380,12 +397,14 @@ async def test_a_thread_that_looks_at_aborted_ends_with_its_timeout_and_its_valu
 
     @engine.job_type(timeout=0.2, max_attempts=1)
     def work(job: SyncJob[In]) -> Out:
-        with job.finalize() as tx:
-            write(tx, "too late")
-            while not job.aborted:
-                pass
+        try:
+            with job.finalize() as tx:
+                write(tx, "too late")
+                while not job.aborted:
+                    pass
+                return Out()
+        finally:
             reasons.append(job.abort_reason)
-            return Out()
 
     async with engine.worker():
         sequence = await engine.start_sequence(work, In())
@@ -397,16 +416,17 @@ async def test_a_thread_that_looks_at_aborted_ends_with_its_timeout_and_its_valu
 async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_can_write_nothing_more(engine: Engine, effects: Any) -> None:
     go_on = threading.Event()
     met: list[Any] = []
-    over = asyncio.Event()
+    inside, over = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    @engine.job_type(timeout=0.2, max_attempts=1)
+    @engine.job_type(timeout=3600, max_attempts=1)
     def work(job: SyncJob[In]) -> Out:
         try:
             with job.prepare() as tx:
                 write(tx, "before")
             with job.finalize() as tx:
                 write(tx, "inside")
+                loop.call_soon_threadsafe(inside.set)
                 go_on.wait(30)
                 try:
                     write(tx, "after")
@@ -417,8 +437,11 @@ async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_can_write_no
         finally:
             loop.call_soon_threadsafe(over.set)
 
-    async with engine.worker(concurrency=1, grace=0.2):
+    async with engine.worker(concurrency=1, grace=0.2) as worker:
         sequence = await engine.start_sequence(work, In())
+        async with asyncio.timeout(20):
+            await inside.wait()
+        time_out(worker)
         with pytest.raises(SequenceFailedError, match="timeout"):  # its slot is free, and its fate is written, while it still runs
             await sequence.result(timeout=20)
         assert not over.is_set()
@@ -430,12 +453,12 @@ async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_can_write_no
 
 
 async def test_a_thread_left_behind_can_open_no_phase_and_does_not_hold_the_engine(engine: Engine, effects: Any) -> None:
-    go_on = threading.Event()
+    begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
     met: list[Any] = []
-    over = threading.Event()
 
-    @engine.job_type(timeout=0.1, max_attempts=1)
+    @engine.job_type(timeout=3600, max_attempts=1)
     def work(job: SyncJob[In]) -> Out:
+        begun.set()
         go_on.wait(30)
         try:
             with job.finalize() as tx:
@@ -445,8 +468,10 @@ async def test_a_thread_left_behind_can_open_no_phase_and_does_not_hold_the_engi
         over.set()
         return Out()
 
-    async with engine.worker(grace=0.1):
+    async with engine.worker(grace=0.1) as worker:
         sequence = await engine.start_sequence(work, In())
+        assert await asyncio.to_thread(begun.wait, 20)
+        time_out(worker)
         with pytest.raises(SequenceFailedError):
             await sequence.result(timeout=20)
         go_on.set()
@@ -590,7 +615,7 @@ async def test_it_starts_sequences_in_its_own_transaction_by_the_sync_facade(eng
         await sequence.result(timeout=20)
     (started,) = await engine.list_sequences(type="other")
     assert (started.input, started.status) == ({"n": 2}, "completed")
-    assert refused == ["a start inside a phase must be part of its transaction: pass tx=tx."] * 2
+    assert refused == ["inside a phase this must be part of its transaction: pass tx=tx."] * 2
     assert (await engine.list_jobs(started.id))[0].origin_id == sequence.id
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Job, JobType, continue_with
 from queuert_py.errors import DeclarationError, SequenceExpiredError, SequenceFailedError, UsageError
+from tests.engine.kit import patiently
 
 TIMEOUT = 20
 
@@ -90,32 +91,39 @@ async def test_a_handler_that_runs_into_the_deadline_is_cancelled_and_not_tried_
         finally:
             reasons.append(job.abort_reason)
 
-    slow = engine.job_type("slow", deadline=0.05)(wait) if how == "type" else engine.job_type("slow")(wait)
-    async with engine.worker():
-        sequence = await (engine.start_sequence(slow, Note(), deadline=0.05) if how == "start" else engine.start_sequence(slow, Note()))
-        with pytest.raises(SequenceFailedError, match="deadline") as failed:
-            await sequence.result(timeout=TIMEOUT)
-    assert failed.value.reason == "timeout"
+    async def run(deadline: float) -> str | None:
+        slow = engine.job_type(f"slow {deadline}", deadline=deadline if how == "type" else None)(wait)
+        async with engine.worker(types=[slow.name]):
+            starting = engine.start_sequence(slow, Note(), deadline=deadline) if how == "start" else engine.start_sequence(slow, Note())
+            with pytest.raises(SequenceFailedError, match="deadline") as failed:
+                await (await starting).result(timeout=deadline + TIMEOUT)
+        return failed.value.reason if reasons else None
+
+    assert await patiently(run) == "timeout"
     assert reasons == ["timeout"], "one attempt, whatever max_attempts says"
 
 
 async def test_the_deadline_holds_over_continuations(engine: Engine) -> None:
-    begun = asyncio.Event()
+    begun: list[int] = []
 
     @engine.job_type(internal=True)
     async def second(job: Job[Note]) -> None:
-        begun.set()
+        begun.append(job.attempt)
         await asyncio.Event().wait()
 
     @engine.job_type
     async def first(job: Job[Note]) -> Continuation[None]:
         return continue_with(second, job.input)
 
-    async with engine.worker():
-        sequence = await engine.start_sequence(first, Note(), deadline=1.0)
+    async def run(deadline: float) -> bool | None:
+        sequence = await engine.start_sequence(first, Note(), deadline=deadline)
         with pytest.raises(SequenceFailedError, match="deadline"):
-            await sequence.result(timeout=TIMEOUT)
-    assert begun.is_set()
+            await sequence.result(timeout=deadline + TIMEOUT)
+        return True if begun else None
+
+    async with engine.worker():
+        assert await patiently(run)
+    assert begun == [1]
 
 
 async def test_the_deadline_ends_what_waits(engine: Engine, note: JobType[Note, None], after: JobType[After, None]) -> None:

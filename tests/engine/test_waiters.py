@@ -22,6 +22,7 @@ from queuert_py.errors import (
     UsageError,
 )
 from queuert_py.postgres.calls import Call
+from tests.engine.kit import patiently
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -124,11 +125,16 @@ async def test_wait_all_can_give_errors_where_outputs_would_be(
     never = await engine.start_sequence(echo, Number(), delay=3600)
     done = await engine.start_sequence(echo, Number(n=1))
     failed = await engine.start_sequence(fail, Number())
+
+    async def wait(timeout: float) -> list[Number | QueuertError] | None:
+        found: list[Number | QueuertError] = await engine.wait_all([never, done, failed], timeout=timeout, return_exceptions=True)
+        return found if isinstance(found[1], Number) and isinstance(found[2], SequenceFailedError) else None
+
     async with engine.worker():
         await engine.wait_all([done], timeout=10)
         with pytest.raises(SequenceFailedError):
             await failed.result(timeout=10)
-        outcomes: list[Number | QueuertError] = await engine.wait_all([never, done, failed], timeout=0.2, return_exceptions=True)
+        outcomes = await patiently(wait)
     assert [type(each).__name__ for each in outcomes] == ["ResultTimeoutError", "Number", "SequenceFailedError"]
     assert str(never.id) in str(outcomes[0])
 
@@ -165,13 +171,55 @@ async def test_as_completed_ends_with_an_error_when_time_is_up(engine: Engine, e
     never = await engine.start_sequence(echo, Number(), delay=3600)
     done = await engine.start_sequence(echo, Number())
     seen: list[JobSequence[Number]] = []
+
+    async def see(timeout: float) -> str | None:
+        try:
+            async for each in engine.as_completed([never, done], timeout=timeout):
+                seen.append(each)
+        except ResultTimeoutError as late:
+            return str(late) if seen else None
+        raise AssertionError("what never ends has ended")
+
     async with engine.worker():
-        endings = engine.as_completed([never, done], timeout=0.5)
-        seen.append(await anext(endings))
-        with pytest.raises(ResultTimeoutError, match="1 of 2 sequences"):
-            await anext(endings)
+        await done.result(timeout=20)
+        assert "1 of 2 sequences" in await patiently(see)
     assert seen == [done]
     assert not engine.waiters.awaits(str(never.id))
+
+
+async def test_a_timeout_of_nothing_asks_whether_it_has_ended(engine: Engine, echo: JobType[Number, Number]) -> None:
+    waiting = await engine.start_sequence(echo, Number())
+    done = [await engine.start_sequence(echo, Number(n=n)) for n in range(3)]
+    for each in done:
+        await engine.complete_sequence(each.id, Number(n=7))
+    assert await done[0].result(timeout=0) == Number(n=7)
+    assert await engine.wait_all(done, timeout=0) == [Number(n=7)] * 3
+    assert {each.id async for each in engine.as_completed(done, timeout=0)} == {each.id for each in done}
+    with pytest.raises(ResultTimeoutError, match="has not ended within 0 s"):
+        await waiting.result(timeout=0)
+    outcomes = await engine.wait_all([*done, waiting], timeout=0, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [Number, Number, Number, ResultTimeoutError]
+    with pytest.raises(ResultTimeoutError, match="1 of 4 sequences"):
+        [_ async for _ in engine.as_completed([*done, waiting], timeout=0)]
+
+
+async def test_closing_does_not_end_with_what_the_waiters_died_of(engine: Engine, echo: JobType[Number, Number]) -> None:
+    sequence = await engine.start_sequence(echo, Number())
+    waiting = asyncio.create_task(sequence.result())
+    while not engine.waiters.awaits(str(sequence.id)):
+        await asyncio.sleep(0)
+    engine.waiters._look_at = None  # type: ignore[assignment] # pyright: ignore
+    engine.waiters._wake.set()
+    await engine.close()
+    with pytest.raises(ConfigurationError, match="the engine was closed"):
+        await waiting
+
+
+async def test_a_tuple_of_any_length_gives_a_tuple(engine: Engine, echo: JobType[Number, Number]) -> None:
+    started = await engine.start_sequences(tuple(echo(Number(n=n)) for n in range(7)))
+    assert isinstance(started, tuple)
+    async with engine.worker():
+        assert await engine.wait_all(started) == tuple(Number(n=n) for n in range(7))
 
 
 async def test_waiting_inside_a_handler_is_refused(engine: Engine, echo: JobType[Number, Number]) -> None:
@@ -265,7 +313,7 @@ async def test_ten_thousand_waiters_use_one_listening_connection_and_one_query_a
             if call.sql == read_results:
                 reads.append(str(call.parameters["rows"]).count("sequence_id"))
             elif call.sql == mark_watched:
-                marks.append(1)
+                marks.append(str(call.parameters["rows"]).count("sequence_id"))
             return await run(call)
 
         read_results = observing.database.store.read_results([]).sql
@@ -277,7 +325,9 @@ async def test_ten_thousand_waiters_use_one_listening_connection_and_one_query_a
         assert reads[0] == many, "the first look asks for all of them by one query"
         while await (await db.execute("select 1 from queuert.live_job where not watched limit 1")).fetchone():
             await asyncio.sleep(0)
-        assert len(marks) == many / 1000
+        assert marks[: many // 1000] == [1000] * (many // 1000)
+        while observing.listener.deaf:
+            await asyncio.sleep(0)
         cursor = await db.execute(
             "select count(*) from pg_stat_activity where application_name like '%:listen' and datname = current_database()"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -106,6 +107,24 @@ async def test_a_cursor_does_not_pass_what_is_still_open(other: Engine, dsn: str
         assert open_ in {event.sequence_id for event in await taken(watch, 4)}
 
 
+async def test_what_is_open_when_a_watch_begins_is_given_when_it_commits(other: Engine, dsn: str, db: Connection) -> None:
+    """Begin, look, wait: what the look did not show comes. What others have committed meanwhile does not."""
+    async with await psycopg.AsyncConnection[Any].connect(dsn) as slow:
+        open_ = await ended(slow)
+        for _ in range(3):
+            await ended(db)
+        async with other.watch() as watch:
+            later = await ended(db)
+            assert (await taken(watch, 1))[0].sequence_id == later
+            assert watch.cursor is not None
+            cursor = watch.cursor
+            await slow.commit()
+            event = (await taken(watch, 1))[0]
+            assert event.sequence_id == open_
+            assert event.at > cursor, "a cursor does not pass it either"
+            await nothing(watch, db)
+
+
 async def test_a_stranger_with_a_long_transaction_holds_nothing_up(other: Engine, dsn: str, db: Connection) -> None:
     async with await psycopg.AsyncConnection[Any].connect(dsn) as stranger:
         await stranger.execute("create temporary table mine (n integer)")
@@ -170,6 +189,25 @@ async def test_a_page_after_a_page_gives_a_long_past_in_order(other: Engine, db:
         await nothing(watch, db)
 
 
+async def test_a_past_with_gaps_is_read_window_by_window(other: Engine, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days apart, all at one instant, a second apart: each once, in order."""
+    monkeypatch.setattr(watching, "PAGE", 5)
+    now = datetime.now(UTC)
+    times = [
+        *[now - timedelta(days=40) + timedelta(seconds=n) for n in range(12)],
+        *[now - timedelta(days=9)] * 13,
+        *[now - timedelta(hours=3) + timedelta(microseconds=n) for n in range(11)],
+    ]
+    for at in times:
+        await db.execute("update queuert.finished_job set finished_at = %s where sequence_id = %s", [at, await ended(db)])
+    async with other.watch(since=now - timedelta(days=50)) as watch:
+        assert [event.at for event in await taken(watch, len(times))] == times
+        assert watch.cursor is not None
+        assert watch.cursor >= times[-1]
+        assert len(watch._seen) <= 2 * 13, "what is behind the place is forgotten on the way"
+        await nothing(watch, db)
+
+
 def test_the_horizon_waits_for_everyone_who_wrote_at_its_mark() -> None:
     """In small steps: a mark counts once all who wrote then are gone; one that still writes holds the later marks, too."""
     at = [datetime(2026, 1, 1, second=n, tzinfo=UTC) for n in range(10)]
@@ -219,6 +257,26 @@ async def test_all_kinds_come_from_a_worker_of_another_process(engine: Engine, o
     assert [type(each) for each in (failed, revived, again)] == [events.JobFailed, events.JobRevived, events.JobFailed]
     assert failed.error["message"] == "no"
     assert all(each.at is not None and each.worker for each in (retrying, continued, completed, failed))
+
+
+async def test_a_failure_that_was_retried_before_the_look_is_told(engine: Engine, other: Engine) -> None:
+    @engine.job_type(max_attempts=1)
+    async def fail(job: Job[Number]) -> Number:
+        raise Fail("no")
+
+    told = [events.JobFailed, events.JobRevived, events.JobFailed]
+    async with other.watch(tag="t") as watch:
+        sequence = await engine.start_sequence(fail, Number(), tags=["t"])
+        await engine.run_once()
+        await engine.retry_sequences([sequence.id])
+        await engine.run_once()
+        seen = await taken(watch, 3)
+        assert [type(each) for each in seen] == told
+        assert [each.reason for each in seen if isinstance(each, events.JobFailed)] == ["fail", "fail"]
+        await engine.retry_sequences([sequence.id])
+        assert isinstance((await taken(watch, 1))[0], events.JobRevived), "what was given is not given again"
+    async with other.watch(events.JobFailed, since=seen[0].at) as late:
+        assert [each.at for each in await taken(late, 2)] == [seen[0].at, seen[2].at]
 
 
 async def test_filters_and_kinds(engine: Engine, other: Engine, echo: JobType[Number, Number]) -> None:
@@ -280,6 +338,44 @@ async def test_progress_is_told_as_it_comes(engine: Engine, other: Engine) -> No
             rest = await taken(watch, 1)
             while not isinstance(rest[-1], events.JobCompleted):
                 rest += await taken(watch, 1)
+
+
+async def test_a_step_that_is_given_up_loses_no_progress(engine: Engine, other: Engine, db: Connection, dsn: str) -> None:
+    @engine.job_type
+    async def slow(job: Job[Number]) -> Number:
+        await job.progress(40)
+        await asyncio.Event().wait()
+        return job.input
+
+    blocked = "select count(*) from pg_locks where not granted and relation = 'queuert.live_job'::regclass"
+    async with engine.worker(grace=0), other.watch(events.JobProgress) as watch:
+        sequence = await engine.start_sequence(slow, Number())
+        assert (await taken(watch, 1))[0].percent == 40
+        async with await psycopg.AsyncConnection[Any].connect(dsn) as locking:
+            await locking.execute("lock table queuert.live_job in access exclusive mode")
+            watch._told.hint(f"g:{sequence.id}")
+            step = asyncio.create_task(anext(watch))
+            while True:
+                row = await (await db.execute(blocked.encode())).fetchone()
+                if row and row[0]:
+                    break
+            step.cancel()
+            await asyncio.wait([step])
+        assert (await taken(watch, 1))[0].percent == 40
+        await engine.cancel_sequences([sequence.id])
+
+
+async def test_short_steps_poll_as_well(other: Engine, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a moment at a time finds what no hint has told."""
+    monkeypatch.setattr(watching, "POLL", 0.2)
+    async with other.watch() as watch:
+        await nothing(watch, db)
+        id = await ended(db)
+        async with asyncio.timeout(15):
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    assert (await asyncio.wait_for(anext(watch), 0.05)).sequence_id == id
+                    break
 
 
 async def test_watchers_make_workers_tell_them_at_once(

@@ -102,6 +102,31 @@ async def test_it_runs_and_where(engine: Engine, db: Connection) -> None:
         await sequence.result(timeout=10)
 
 
+@pytest.mark.usefixtures("claims_ahead")
+async def test_a_worker_has_taken_it_and_not_begun(engine: Engine, db: Connection) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @engine.job_type
+    async def hold(job: Job[Number]) -> Number:
+        begun.set()
+        await go_on.wait()
+        return job.input
+
+    first = await engine.start_sequence(hold, Number(n=1))
+    async with engine.worker(concurrency=2) as worker:
+        await begun.wait()
+        ahead = await engine.start_sequences([hold(Number(n=n), priority=-n) for n in range(2, 4)])
+        while not worker.waiting:
+            await asyncio.sleep(0)
+        why = await engine.why(ahead[1].id)
+        assert (why.code, why.facts["worker"]) == ("claimed", worker.id)
+        assert "waits for a slot there" in why.sentence
+        await db.execute("update queuert.live_job set crash_count = 3 where sequence_id = %s", [ahead[1].id])
+        assert "waits to run alone there, since workers have died 3 times" in (await engine.why(ahead[1].id)).sentence
+        assert (await engine.why(first.id)).code == "running"
+        go_on.set()
+
+
 async def test_its_worker_is_silent(engine: Engine, echo: JobType[Number, Number], db: Connection) -> None:
     sequence = await engine.start_sequence(echo, Number())
     await db.execute("update queuert.live_job set leased_by = 'gone', leased_at = now(), leased_until = clock_timestamp() - interval '1 s'")
@@ -120,6 +145,35 @@ async def test_its_time_has_not_come(engine: Engine, echo: JobType[Number, Numbe
     assert (why.code, why.facts["until"]) == ("scheduled", record.run_at)
     assert "expires_at" in why.facts
     assert f"{record.run_at:%H:%M:%S}" in why.sentence
+
+
+async def test_it_is_too_late_or_will_be(engine: Engine, echo: JobType[Number, Number], db: Connection) -> None:
+    late = await engine.start_sequence(echo, Number(), expires=60)
+    over = await engine.start_sequence(echo, Number(), delay=30, deadline=60)
+    never = await engine.start_sequence(echo, Number(), delay=7200, expires=3600)
+    await db.execute("update queuert.live_job set expires_at = now() - interval '1 s' where sequence_id = %s", [late.id])
+    await db.execute("update queuert.live_job set deadline_at = now() - interval '1 s' where sequence_id = %s", [over.id])
+    code, sentence = await says(engine, late)
+    assert code == "doomed"
+    assert "it is too late: its expiry (" in sentence
+    code, sentence = await says(engine, over)
+    assert code == "doomed"
+    assert "its deadline (" in sentence
+    code, sentence = await says(engine, never)
+    assert code == "scheduled"
+    assert "It will not come to that: its expiry (" in sentence
+
+
+async def test_a_long_error_is_cut_in_the_sentence_and_whole_in_the_facts(engine: Engine) -> None:
+    @engine.job_type(max_attempts=1)
+    async def loud(job: Job[Number]) -> Number:
+        raise ValueError("no " * 4000)
+
+    sequence = await engine.start_sequence(loud, Number())
+    await ran(engine)
+    why = await engine.why(sequence.id)
+    assert len(why.sentence) < 500
+    assert len(why.facts["error"]["message"]) > 1000
 
 
 async def test_it_waits_for_its_next_attempt_with_the_error_of_the_last(engine: Engine) -> None:
@@ -235,6 +289,7 @@ async def test_a_block_names_its_causes_and_their_root(
     assert str(middle.id) in why.sentence
     assert f"At the root: {failed.id} (fail)" in why.sentence
     assert "the oven is cold" in why.sentence
+    assert why.sentence.endswith(f"`queuert retry {failed.id}` runs what has failed again.")
     direct = await engine.why(middle.id)
     assert [each.sequence_id for each in direct.causes] == [failed.id], "what has completed is no cause"
 

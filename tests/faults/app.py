@@ -17,13 +17,15 @@ from psycopg import AsyncConnection
 from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Job, JobTypes, continue_with
+from queuert_py.decisions.pace import Pace
+from queuert_py.runtime import patience
 
 Stage = Literal["before", "inside", "after", "atomic", "nowhere"]
 
 
 class Setup(BaseModel):
     """lease, concurrency, pool: the worker's. hold: handlers wait at their input's stage until the file `gate` is there.
-    history: note each start."""
+    history: note each start. ahead: so many jobs are claimed beyond the slots, as if as many had ended just now, and kept."""
 
     lease: float = 30.0
     concurrency: int = 50
@@ -33,6 +35,7 @@ class Setup(BaseModel):
     name: str = "worker"
     poll: float = 1.0
     pool: int = 10
+    ahead: int = 0
 
 
 class Work(BaseModel):
@@ -167,6 +170,9 @@ async def gather(job: Job[Gather]) -> Count:
 
 async def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if setup.ahead:
+        Pace.ended = lambda *_: setup.ahead  # type: ignore[method-assign]
+        patience.PREFETCHED = 600.0
     engine = Engine(os.environ["QUEUERT_DSN"], jobs, pool_size=setup.pool)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -18,6 +18,8 @@ from psycopg import AsyncConnection
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
+PATIENCE = 120.0
+"""Seconds after which something hangs: ten times what it takes on a machine with nothing else to do."""
 TABLES = """
 create table if not exists public.effect (
     id bigint generated always as identity, sequence_id text not null, what text not null, pid integer,
@@ -30,7 +32,7 @@ create table if not exists public.history (
 """
 
 
-async def until(probe: Callable[[], Awaitable[T]], what: str, within: float = 30.0) -> T:
+async def until(probe: Callable[[], Awaitable[T]], what: str, within: float = PATIENCE) -> T:
     """The first truthy answer of `probe`, asked every few milliseconds."""
     deadline = time.monotonic() + within
     while True:
@@ -42,7 +44,7 @@ async def until(probe: Callable[[], Awaitable[T]], what: str, within: float = 30
         await asyncio.sleep(0.01)
 
 
-async def event(flag: asyncio.Event, what: str, within: float = 30.0) -> None:
+async def event(flag: asyncio.Event, what: str, within: float = PATIENCE) -> None:
     """Wait for an event, and say which one did not come."""
     try:
         await asyncio.wait_for(flag.wait(), within)
@@ -107,12 +109,12 @@ class Facts:
             )
         )
 
-    async def all_done(self, count: int, within: float = 60.0) -> None:
+    async def all_done(self, count: int, within: float = PATIENCE) -> None:
         """Wait until all is done, then hold the invariants of effects: each completion has its effect, each effect its completion."""
         await self.all_done_but_pairs(count, within)
         assert await self.unpaired() == 0
 
-    async def all_done_but_pairs(self, count: int, within: float = 60.0) -> None:
+    async def all_done_but_pairs(self, count: int, within: float = PATIENCE) -> None:
         """Wait until nothing is unfinished; `count` sequences are completed, no effect is double. Not every job has one."""
 
         async def done() -> bool:
@@ -144,7 +146,7 @@ class WorkerProcess:
 
     async def ready(self) -> None:
         assert self.process.stdout is not None
-        line = (await asyncio.wait_for(self.process.stdout.readline(), 60)).decode()
+        line = (await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)).decode()
         assert line.startswith("ready "), f"the worker did not start: {line}{self.log}"
         self.id = line.split()[1]
 
@@ -155,7 +157,7 @@ class WorkerProcess:
         self.signal(signal.SIGKILL)
         await self.process.wait()
 
-    async def ended(self, within: float = 30.0) -> int:
+    async def ended(self, within: float = PATIENCE) -> int:
         return await asyncio.wait_for(self.process.wait(), within)
 
 

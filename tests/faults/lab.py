@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from queuert_py import Engine, Job, JobSequence
 from queuert_py.values import AttemptRecord, Backoff, SequenceRecord
-from tests.faults.kit import Facts, until
+from tests.faults.kit import PATIENCE, Facts, until
 
 ENDED = ("completed", "failed", "expired")
 
@@ -42,7 +42,7 @@ class Lab:
             sequence = await self.engine.start_sequence(job_type, In())
             return await self.end(sequence)
 
-    async def end(self, sequence: JobSequence[Any], within: float = 30.0) -> SequenceRecord:
+    async def end(self, sequence: JobSequence[Any], within: float = PATIENCE) -> SequenceRecord:
         async def ended() -> SequenceRecord | None:
             record = await self.engine.get_sequence(sequence.id)
             return record if record.status in ENDED else None

@@ -65,7 +65,7 @@ async def ended(facts: Facts, count: int) -> None:
     async def all_ended() -> bool:
         return await facts.finished() == count and await facts.live() == 0
 
-    await until(all_ended, f"sequence {count} to complete", 30)
+    await until(all_ended, f"sequence {count} to complete")
 
 
 @points(3)
@@ -91,7 +91,7 @@ async def test_a_finalize_is_cut(stride: int, watched: bool, facts: Facts, proxy
             sequence = await producer.start_sequence(work, Point(after=after))
             if watched:
                 await sequence.result(timeout=30)
-            await facts.all_done(count, 30)
+            await facts.all_done(count)
 
         cuts = await sweep(proxy, stride, once)
     print(f"finalize, watched={watched}: {cuts} cuts")
@@ -124,7 +124,7 @@ async def test_a_finalize_with_a_continuation_is_cut(stride: int, facts: Facts, 
 
         async def once(after: int, count: int) -> None:
             await producer.start_sequence(first, Point(after=after))
-            await facts.all_done(count, 30)
+            await facts.all_done(count)
             assert await facts.one("select count(*) from effect") == 2 * count
 
         cuts = await sweep(proxy, stride, once)

@@ -39,7 +39,7 @@ async def test_the_states_of_health_when_the_server_goes_and_comes(own_server: O
     async def quick(job: Job[In]) -> Out:
         return Out()
 
-    async with Facts(own_server.dsn) as facts, engine, engine.worker(lease=2.0) as worker:
+    async with Facts(own_server.dsn) as facts, engine, engine.worker(lease=20.0) as worker:
         engine.health.on_change(lambda report: states.append(report.state))
         await engine.start_sequence(held, In())
         await event(begun, "the handler to begin")
@@ -126,7 +126,7 @@ async def test_a_lost_listener_is_made_again(lab: Lab) -> None:
             for (pid,) in found:
                 await lab.facts.rows("select pg_terminate_backend(%(pid)s)", {"pid": pid})
             sequence = await producer.start_sequence(work, In())
-            assert (await lab.end(sequence, 15)).status == "completed"
+            assert (await lab.end(sequence)).status == "completed"
 
 
 async def test_without_any_hints_the_poll_bounds_the_latency(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ async def test_without_any_hints_the_poll_bounds_the_latency(lab: Lab, monkeypat
 
     async with lab.engine.worker(poll_interval=0.3), Engine(lab.facts.dsn, lab.engine) as producer:
         for _ in range(3):
-            assert (await lab.end(await producer.start_sequence(work, In()), 5)).status == "completed"
+            assert (await lab.end(await producer.start_sequence(work, In()), 15)).status == "completed"
 
 
 async def test_a_hint_that_comes_while_a_claim_is_under_way_is_not_forgotten(facts: Facts) -> None:
@@ -229,6 +229,7 @@ async def test_a_worker_whose_heartbeat_is_frozen_lets_go_before_its_lease_ends(
     assert let_go == ["lease_lost"]
 
 
+@pytest.mark.usefixtures("claims_ahead")
 async def test_at_a_graceful_stop_running_handlers_finish_and_waiting_jobs_go_back(lab: Lab) -> None:
     go = asyncio.Event()
 

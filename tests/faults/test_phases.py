@@ -6,8 +6,9 @@ import asyncio
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
-from queuert_py import Fail, Job, JobSequence, Retry, Snooze
+from queuert_py import Fail, Job, JobSequence, Retry, Snooze, SyncJob
 from queuert_py.errors import LeaseLostError, PhaseError, UsageError
 from tests.faults.kit import event, until
 from tests.faults.lab import In, Lab, Out, Tx, fail, write
@@ -353,7 +354,111 @@ async def test_a_conflict_that_does_not_end_gives_the_job_back_uncharged(lab: La
 
     record = await lab.run(work, max_attempts=1)
     assert (record.status, record.attempt, await lab.effects()) == ("completed", 1, ["run 7"])
-    assert [outcome for _, outcome, _ in await lab.attempts(record)] == ["released"]
+    assert [(outcome, error) for _, outcome, error in await lab.attempts(record)] == [("released", "DeadlockDetected")], "it says why"
+
+
+async def test_a_conflict_that_leaves_a_savepoint_is_one(lab: Lab) -> None:
+    runs = 0
+
+    async def work(job: Job[In]) -> Out:
+        nonlocal runs
+        runs += 1
+        async with job.finalize() as tx:
+            await write(tx, job, f"run {runs}")
+            async with tx.transaction():
+                if runs < 2:
+                    await fail(tx, "40P01")
+        return Out()
+
+    record = await lab.run(work, max_attempts=1)
+    assert (record.status, record.attempt, await lab.effects()) == ("completed", 1, ["run 2"])
+
+
+async def test_a_conflict_in_a_handlers_thread_is_one(lab: Lab) -> None:
+    runs = 0
+
+    def work(job: SyncJob[In]) -> Out:
+        nonlocal runs
+        runs += 1
+        with job.finalize() as tx:
+            if runs < 2:
+                tx.execute("do $$ begin raise exception 'made up' using errcode = '40001'; end $$")
+        return Out()
+
+    job_type = lab.engine.job_type("work", max_attempts=1)(work)
+    async with lab.engine.worker():
+        record = await lab.end(await lab.engine.start_sequence(job_type, In()))
+    assert (record.status, record.attempt, runs) == ("completed", 1, 2)
+
+
+@pytest.mark.parametrize("phase", ["prepare", "finalize", "atomic"])
+@pytest.mark.parametrize("state", ["40001", "40P01", "25006", "53300", "53100"])
+async def test_a_fault_of_another_connection_in_a_phase_is_the_handlers_failure(phase: str, state: str, lab: Lab) -> None:
+    async def work(job: Job[In]) -> Out:
+        lab.seen.append(job.attempt)
+        async with {"prepare": job.prepare, "finalize": job.finalize, "atomic": job.atomic}[phase]():
+            async with await psycopg.AsyncConnection.connect(lab.facts.dsn) as other:
+                await fail(other, state)
+        return Out()
+
+    record = await lab.run(work, max_attempts=2)
+    assert (record.status, record.attempt, lab.seen) == ("failed", 2, [1, 2])
+    assert lab.engine.health.report.state == "healthy"
+
+
+async def test_a_timeout_of_another_pool_in_a_phase_is_the_handlers_failure(lab: Lab) -> None:
+    async def work(job: Job[In]) -> Out:
+        lab.seen.append(job.attempt)
+        async with job.finalize(), AsyncConnectionPool(lab.facts.dsn, min_size=0, max_size=1, open=False) as pool, pool.connection():
+            async with pool.connection(timeout=0.01):
+                return Out()
+
+    record = await lab.run(work, max_attempts=2)
+    assert (record.status, record.attempt, lab.seen) == ("failed", 2, [1, 2])
+    assert [kind for _, _, kind in await lab.attempts(record)] == ["PoolTimeout"] * 2
+
+
+async def test_a_handler_that_closes_the_given_connection_is_told(lab: Lab) -> None:
+    async def work(job: Job[In]) -> Out:
+        async with job.finalize() as tx:
+            await tx.close()
+        return Out()
+
+    record = await lab.run(work)
+    assert await lab.attempts(record) == [(1, "failed", "TransactionEscapedError")]
+
+
+@pytest.mark.parametrize("statement", ["commit", "close"])
+async def test_a_thread_that_ends_or_closes_the_given_connection_is_told(statement: str, lab: Lab) -> None:
+    def work(job: SyncJob[In]) -> Out:
+        with job.finalize() as tx:
+            if statement == "close":
+                tx.close()
+            else:
+                with tx:
+                    tx.execute("insert into effect (sequence_id, what) values (%s, 'done')", [str(job.sequence_id)])
+        return Out()
+
+    job_type = lab.engine.job_type("work")(work)
+    async with lab.engine.worker():
+        record = await lab.end(await lab.engine.start_sequence(job_type, In()))
+    assert await lab.attempts(record) == [(1, "failed", "TransactionEscapedError")]
+    assert await lab.effects() == (["done"] if statement == "commit" else [])
+
+
+async def test_a_transaction_that_idled_too_long_is_the_handlers_failure(lab: Lab) -> None:
+    async def work(job: Job[In]) -> Out:
+        lab.seen.append(job.attempt)
+        async with job.finalize() as tx:
+            await tx.execute("set local idle_in_transaction_session_timeout = 20")
+            while await lab.facts.rows("select 1 from pg_stat_activity where pid = %(pid)s", {"pid": tx.info.backend_pid}):
+                await asyncio.sleep(0)
+            await tx.execute("select")
+        return Out()
+
+    record = await lab.run(work, max_attempts=2)
+    assert (record.status, record.attempt, lab.seen) == ("failed", 2, [1, 2])
+    assert [kind for _, _, kind in await lab.attempts(record)] == ["IdleInTransactionSessionTimeout"] * 2
 
 
 async def test_a_conflict_that_the_handler_answered_is_not_rerun(lab: Lab) -> None:
@@ -370,6 +475,57 @@ async def test_a_conflict_that_the_handler_answered_is_not_rerun(lab: Lab) -> No
     record = await lab.run(work, max_attempts=2)
     assert (record.status, runs) == ("failed", 2)
     assert [kind for _, _, kind in await lab.attempts(record)] == ["Broken", "Broken"]
+
+
+async def test_a_conflict_that_leaves_a_task_group_is_one(lab: Lab) -> None:
+    runs = 0
+
+    async def work(job: Job[In]) -> Out:
+        nonlocal runs
+        runs += 1
+        async with job.finalize() as tx, asyncio.TaskGroup() as group:
+            await write(tx, job, f"run {runs}")
+            if runs < 2:
+                group.create_task(fail(tx, "40001"))
+        return Out()
+
+    record = await lab.run(work, max_attempts=1)
+    assert (record.status, record.attempt, await lab.effects()) == ("completed", 1, ["run 2"])
+
+
+async def test_a_conflict_that_is_raised_in_a_group_of_errors_is_one(lab: Lab) -> None:
+    runs = 0
+
+    async def work(job: Job[In]) -> Out:
+        nonlocal runs
+        runs += 1
+        found: list[Exception] = []
+        try:
+            async with job.finalize() as tx:
+                await write(tx, job, f"run {runs}")
+                if runs < 2:
+                    await fail(tx, "40001")
+        except psycopg.Error as error:
+            found.append(error)
+        if found:
+            raise ExceptionGroup("some tasks have failed", found)
+        return Out()
+
+    record = await lab.run(work, max_attempts=1)
+    assert (record.status, record.attempt, await lab.effects()) == ("completed", 1, ["run 2"])
+
+
+async def test_exceptions_that_are_chained_in_a_ring_end_an_attempt_like_others(lab: Lab) -> None:
+    async def work(job: Job[In]) -> Out:
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            async with job.prepare() as tx:
+                await fail(tx, "40001")
+        inner, outer = Broken("inner"), Broken("outer")
+        inner.__cause__, outer.__cause__ = outer, inner  # `raise error.orig from error`
+        raise inner
+
+    record = await lab.run(work, max_attempts=1)
+    assert (record.status, record.error and record.error["message"]) == ("failed", "inner")
 
 
 @pytest.mark.parametrize("phase", ["finalize", "atomic"])
@@ -417,8 +573,9 @@ async def test_a_connection_lost_between_the_block_and_the_return_runs_the_attem
         runs += 1
         async with job.finalize() as tx:
             await write(tx, job, f"run {runs}")
+            pid = tx.info.backend_pid
         if runs == 1:
-            await lab.facts.rows("select pg_terminate_backend(%(pid)s)", {"pid": tx.info.backend_pid})
+            await lab.facts.rows("select pg_terminate_backend(%(pid)s)", {"pid": pid})
         return Out()
 
     record = await lab.run(work, max_attempts=1)

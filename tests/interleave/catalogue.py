@@ -12,7 +12,7 @@ Program = tuple[SceneName, tuple[str, ...]]
 SCENES: dict[str, Sequence[SceneName]] = {
     "finish": ("lone",),
     "finish late": ("idle", "failed"),
-    "finish watched": ("lone", "fan"),
+    "finish watched": ("lone", "fan", "diamond", "family", "parent"),
     "finish batch": ("lone", "fan"),
     "fail": ("lone", "fan"),
     "give back": ("lone", "fan"),
@@ -30,9 +30,13 @@ SCENES: dict[str, Sequence[SceneName]] = {
     "start key": ("lone", "failed", "ended"),
     "start key, all": ("lone", "failed", "ended"),
     "start key, replace": ("lone", "idle"),
+    "replace one that waits": ("fan", "idle", "failed"),
     "start keys": ("lone", "failed"),
     "cancel": ("lone", "fan", "idle", "failed"),
     "cancel many": ("fan",),
+    "cancel the middle": ("diamond",),
+    "cancel the family": ("family", "parent"),
+    "wait for the children": ("family",),
     "delete": ("lone", "fan", "failed", "ended"),
     "delete many": ("fan", "idle", "failed"),
     "complete": ("lone", "fan", "idle"),
@@ -48,7 +52,7 @@ SCENES: dict[str, Sequence[SceneName]] = {
 LATE = {"finish late", "start key, replace", "cancel", "delete", "complete", "retry", "reschedule", "claim"}
 """What an attempt that lost its job long ago is set against: whatever gives the job to somebody else."""
 
-MOST: Sequence[SceneName] = ("fan", "failed", "idle", "again", "ended", "lone")
+MOST: Sequence[SceneName] = ("fan", "failed", "idle", "again", "ended", "lone", "diamond", "parent", "family")
 
 NAMED = (
     "finish",
@@ -99,8 +103,11 @@ CORE: list[Program] = [
     ("fan", ("finish watched", "start blocked")),
     ("fan", ("finish watched", "finish watched C")),
     ("fan", ("fail", "start blocked")),
+    ("fan", ("finish watched", "replace one that waits")),
     ("failed", ("retry", "start blocked")),
     ("lone", ("delete", "start blocked")),
+    ("diamond", ("finish watched", "cancel the middle")),
+    ("parent", ("finish watched", "cancel the family")),
 ]
 """Where most breaks were found: explored with statements held, too, with every run of the tests."""
 

@@ -129,6 +129,10 @@ class Actor:
         """How many transactions of others have ended."""
         return self._lab.commits - self.ended
 
+    @property
+    def session(self) -> object:
+        return self._main
+
     async def run(self, call: Call[Row]) -> list[Row]:
         """A statement, when it is its turn."""
         return await self._statement(call, self._main, alone=not self._open)
@@ -209,7 +213,7 @@ class _Aside:
         self._actor = actor
         self._used = False
 
-    async def run(self, call: Call[Row]) -> list[Row]:
+    async def retrying(self, call: Call[Row]) -> list[Row]:
         if self._used:
             await self._actor.park()
         self._used = True

@@ -44,6 +44,14 @@ MUTATIONS = [
         "blockers are not held", ("fan", ("finish watched", "start blocked")), "was not told", "lock_blockers", "for key share of l", ""
     ),
     Mutation(
+        "dependents that wait for each other are locked in the order of their ids",
+        ("diamond", ("finish watched", "cancel the middle")),
+        "DeadlockDetected",
+        "unblock_jobs",
+        "order by d.step, l.lane",
+        "order by l.lane",
+    ),
+    Mutation(
         "ending and unblocking share a snapshot",
         ("fan", ("finish watched", "start blocked")),
         "was not told",

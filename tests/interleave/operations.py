@@ -218,6 +218,11 @@ async def wait_for(actor: Actor, world: World) -> Outcome:
     return await _waits(actor, world, world.job("W"), Block([id_of("C"), id_of("B")], "first"))
 
 
+@operation("wait for the children")
+async def wait_for_children(actor: Actor, world: World) -> Outcome:
+    return await _waits(actor, world, world.job("A"), Block([id_of("C"), id_of("B")], "first"))
+
+
 @operation("wait again")
 async def wait_again(actor: Actor, world: World) -> Outcome:
     """Under another name, for one that W has waited for before, and ignoring how it ends."""
@@ -294,6 +299,12 @@ async def start_key_replace(actor: Actor, world: World) -> Outcome:
     return await _started(actor, world, [start(_new(actor), key="k", dedup=Dedup("k", on_match="replace"), blockers="C")])
 
 
+@operation("replace one that waits")
+async def replace_waiting(actor: Actor, world: World) -> Outcome:
+    """D waits for B and C; from now on for B alone."""
+    return await _started(actor, world, [start(_new(actor), key="d", dedup=Dedup("d", on_match="replace"), blockers="B")])
+
+
 def _starting_keys(keys: str) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
         """In the order of the keys, or (the second of a pair) the other way round."""
@@ -319,10 +330,10 @@ async def _changed(actor: Actor, plan: Callable[[], Plan[tuple[Any, Changes]]], 
     return await blocking.marking(world.database(actor), once)
 
 
-def _cancelling(letters: str) -> Make:
+def _cancelling(letters: str, *, cascade: bool = False) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
         ids = [id_of(letter) for letter in letters]
-        standing = await _changed(actor, lambda: controls.cancel(world.store, ids, cascade=False), world)
+        standing = await _changed(actor, lambda: controls.cancel(world.store, ids, cascade=cascade), world)
         return Outcome(" ".join(standing.values()), [Wrote(NAMES[id], -1, word) for id, word in standing.items() if word == "cancelled"])
 
     return run
@@ -339,6 +350,8 @@ def _deleting(letters: str) -> Make:
 
 OPERATIONS["cancel"] = _cancelling("B")
 OPERATIONS["cancel many"] = _cancelling("GIDB")
+OPERATIONS["cancel the middle"] = _cancelling("D")
+OPERATIONS["cancel the family"] = _cancelling("A", cascade=True)
 OPERATIONS["delete"] = _deleting("B")
 OPERATIONS["delete many"] = _deleting("BGFDI")
 

@@ -21,7 +21,7 @@ TABLES = ("live_job", "finished_job", "job_blocker", "attempt_log")
 TOKEN = UUID(int=7)
 LEASE = timedelta(hours=1)
 TYPE = "t"
-SceneName = Literal["lone", "fan", "idle", "failed", "ended", "again"]
+SceneName = Literal["lone", "fan", "idle", "failed", "ended", "again", "diamond", "family", "parent"]
 
 
 def id_of(letter: str) -> str:
@@ -32,10 +32,19 @@ def id_of(letter: str) -> str:
 NAMES = {id_of(chr(code)): chr(code) for code in range(ord("A"), ord("Z") + 1)}
 
 
-def start(letter: str, *, key: str | None = None, dedup: Dedup | None = None, blockers: str = "", policy: BlockerPolicy = "hold") -> Start:
-    """One sequence. `blockers`: their letters."""
-    id = id_of(letter)
+def start(
+    letter: str,
+    *,
+    key: str | None = None,
+    dedup: Dedup | None = None,
+    blockers: str = "",
+    policy: BlockerPolicy = "hold",
+    origin: str | None = None,
+) -> Start:
+    """One sequence. `blockers`: their letters. `origin`: that of whose handler starts it."""
+    id, by = id_of(letter), origin and id_of(origin)
     fields: dict[str, Any] = {"lane": 0, "sequence_id": id, "type": TYPE, "queue": "default", "priority": 0, "key": key}
+    fields |= {"root_id": by, "origin_id": by} if by else {}
     return Start(id, 0, fields, '{"n": 1}', key, False, dedup, [id_of(each) for each in blockers], policy)
 
 
@@ -54,18 +63,35 @@ async def build(connection: AsyncConnection[Any], name: SceneName) -> Scene:
 
     B and C (keys k and m) may be blockers, W and V run and may come to wait. lone: nothing else. ended: as lone, B has failed. again: as
     ended, and W, which had waited for B and ignores that, runs once more.
-    fan: also D (waits for B and C, holds), F (B, fails), I (B and C, ignores), and G (D). idle: as fan, B waits to be claimed and an older
-    attempt of it is about. failed: as fan, B has failed.
+    fan: also D (key d, waits for B and C, holds), F (B, fails), I (B and C, ignores), and G (D). idle: as fan, B waits to be claimed
+    and an older attempt of it is about. failed: as fan, B has failed.
+    diamond: as lone; A waits for B and D (ignores), and D for B. family: as lone; A, which runs, has started B and C. parent: as family, A
+    waits for both.
     """
-    store, scene, bare = Store("queuert"), Scene(name), name in ("lone", "ended", "again")
+    store, scene, bare = Store("queuert"), Scene(name), name not in ("fan", "idle", "failed")
+    origin = "A" if name in ("family", "parent") else None
     await connection.execute(f"truncate {', '.join(f'queuert.{table}' for table in TABLES)}".encode())
-    await _start(store, connection, start("B", key="k"), start("C", key="m"), start("V"), start("W"))
+    await _start(store, connection, start("B", key="k", origin=origin), start("C", key="m", origin=origin), start("V"), start("W"))
+    if origin:
+        await _start(store, connection, start("A"))
+        scene.attempts["A"] = await _claim(store, connection, "A")
     for letter in "BCVW":
         scene.attempts[letter] = await _claim(store, connection, letter)
+    if name == "diamond":
+        await store.mark_watched([rows.sequence_row(id_of("B"), 0)]).on(connection)
+        scene.attempts["B"] = scene.attempts["B"]._replace(watched=True)
+        await _start(store, connection, start("D", blockers="B"))
+        await store.mark_watched([rows.sequence_row(id_of("D"), 0)]).on(connection)
+        await _start(store, connection, start("A", blockers="BD", policy="ignore"))
+    if name == "parent":
+        await store.mark_watched([rows.sequence_row(id_of(letter), 0) for letter in "BC"]).on(connection)
+        scene.attempts.update({letter: scene.attempts[letter]._replace(watched=True) for letter in "BC"})
+        async with connection.transaction():
+            await carry_out(blocking.block(store, scene.attempts["A"], Block([id_of("B"), id_of("C")], "once")), connection)
     if not bare:
         await store.mark_watched([rows.sequence_row(id_of(letter), 0) for letter in "BC"]).on(connection)
         scene.attempts.update({letter: scene.attempts[letter]._replace(watched=True) for letter in "BC"})
-        await _start(store, connection, start("D", blockers="BC"), start("F", blockers="B", policy="fail"))
+        await _start(store, connection, start("D", key="d", blockers="BC"), start("F", blockers="B", policy="fail"))
         await _start(store, connection, start("I", blockers="BC", policy="ignore"))
         await store.mark_watched([rows.sequence_row(id_of("D"), 0)]).on(connection)
         await _start(store, connection, start("G", blockers="D"))

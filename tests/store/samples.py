@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from queuert_py.looking import JobFilters, SequenceFilters, checked
+from queuert_py.postgres import rows
 from queuert_py.postgres.calls import Call
 from queuert_py.postgres.store import Store
 from queuert_py.values import LiveJob
@@ -45,7 +46,8 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "find_holders": lambda store: store.find_holders([]),
     "undo_keyed": lambda store: store.undo_keyed([]),
     "replace_waiting": lambda store: store.replace_waiting([]),
-    "release_key": lambda store: store.release_key(live_job(), "t", ["k"]),
+    "restore_key": lambda store: store.restore_key(live_job(), "k"),
+    "release_key": lambda store: store.release_key(live_job(), [rows.key_row(0, "t", "k", lasting=False)]),
     "lock_blockers": lambda store: store.lock_blockers([]),
     "read_blockers": lambda store: store.read_blockers([]),
     "insert_blockers": lambda store: store.insert_blockers([]),
@@ -58,7 +60,7 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "find_edged": lambda store: store.find_edged([]),
     "settle_edges": lambda store: store.settle_edges([]),
     "read_outputs": lambda store: store.read_outputs([]),
-    "lock_limited": lambda store: store.lock_limited(10),
+    "lock_limited": lambda store: store.lock_limited(["a"], 10),
     "claim_jobs": lambda store: claim(store, []),
     "claim_started": lambda store: store.claim_started([], ["t"], worker="w", token=ID, lease=LEASE, suspect=2),
     "list_due": lambda store: store.list_due([]),
@@ -102,8 +104,12 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "list_open_links": lambda store: store.list_open_links([], 10),
     "read_horizon": lambda store: store.read_horizon(),
     "list_news": lambda store: store.list_news(
-        {"kinds": ["completed"], "lane": 0, "sequence_id": None, **_ANY}, since=datetime(2026, 1, 1, tzinfo=UTC), place=None, limit=10
+        {"kinds": ["completed"], "lane": 0, "sequence_id": None, **_ANY},
+        place=(datetime(2026, 1, 1, tzinfo=UTC), ID, 0, ""),
+        until=None,
+        limit=10,
     ),
+    "oldest_writer": lambda store: store.oldest_writer(),
     "read_progress": lambda store: store.read_progress([], _ANY),
     "read_standings": lambda store: store.read_standings([]),
     "count_live": lambda store: store.count_live(),

@@ -32,9 +32,10 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "find_holders": ("rows jsonb", "ordinal int4, sequence_id text"),
     "undo_keyed": ("rows jsonb", ""),
     "replace_waiting": ("rows jsonb", "sequence_id text"),
+    "restore_key": ("key text, lane smallint, sequence_id uuid, epoch bigint", ""),
     "release_key": ("rows jsonb, lane smallint, sequence_id uuid, epoch bigint", "sequence_type text, key text"),
     "lock_blockers": ("rows jsonb", "sequence_id text"),
-    "read_blockers": ("rows jsonb", "sequence_id text, ?column? bool, outcome text"),
+    "read_blockers": ("rows jsonb", "sequence_id text, ?column? bool, outcome text, sequence_type text, text text"),
     "insert_blockers": ("rows jsonb", ""),
     "delete_blockers": ("rows jsonb", ""),
     "lock_edges": ("lock bigint", "?column? bool"),
@@ -49,8 +50,8 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
         "sequence_id text, blocker_id text, outcome text, output text, output_type text, last_error text",
     ),
     "lock_limited": (
-        "lanes smallint[], limit bigint",
-        "lane int2, sequence_id text, position int4, epoch int8, type text, attempt int4, coalesce bool",
+        "lanes smallint[], mute text[], limit bigint",
+        "lane int2, sequence_id text, position int4, epoch int8, type text, attempt int4, coalesce bool, doom text",
     ),
     "claim_jobs": (
         ("scans jsonb, types text[], limit int, worker text, lease interval, token uuid, slots int, suspect int"),
@@ -192,7 +193,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
             "sequence_id uuid, type text, current_type text, status text, reason text, queue text, attempt int4, run_at "
             "timestamptz, started_at timestamptz, finished_at timestamptz, worker text, last_error jsonb, open_blockers "
             "int4, progress jsonb, coalesce bool, ?column? text, ?column? text, ?column? text, coalesce bool, expires_at "
-            "timestamptz, deadline_at timestamptz"
+            "timestamptz, deadline_at timestamptz, limit_at timestamptz, coalesce bool, coalesce bool, coalesce int4"
         ),
     ),
     "read_horizon": (

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
+from psycopg import AsyncConnection
 from pydantic import BaseModel
 
-from queuert_py import Blocker, Continuation, Depends, Job, JobTypes, SyncJob, continue_with
+from queuert_py import Blocker, Continuation, Depends, Engine, Job, JobTypes, SyncJob, continue_with
 from queuert_py.errors import BlockerFailedError, EventTimeoutError, UsageError
 from queuert_py.testing import failed, finished, run_handler
 
+Connection = AsyncConnection[tuple[Any, ...]]
 jobs = JobTypes()
 
 
@@ -139,6 +144,36 @@ async def test_a_phase_needs_a_database() -> None:
 
     with pytest.raises(UsageError, match="needs a database"):
         await run_handler(write, Number(n=1))
+
+
+@pytest.mark.parametrize("verb", ["start_sequence", "send_event", "cancel_sequences", "complete_sequence", "sync"])
+async def test_what_writes_never_reaches_the_engines_own_database(engine: Engine, db: Connection, verb: str) -> None:
+    @engine.job_type
+    async def leaf(job: Job[Number]) -> Number:
+        return job.input
+
+    async def call(id: UUID) -> None:
+        match verb:
+            case "start_sequence":
+                await engine.start_sequence(leaf, Number(n=2))
+            case "send_event":
+                await engine.send_event(id, "go")
+            case "cancel_sequences":
+                await engine.cancel_sequences([id])
+            case "complete_sequence":
+                await engine.complete_sequence(id, Number(n=3))
+            case _:
+                await asyncio.to_thread(lambda: engine.sync.start_sequence(leaf, Number(n=2)))
+
+    before = await engine.start_sequence(leaf, Number(n=1))
+
+    @jobs.job_type(f"uses {verb}")
+    async def use(job: Job[Number]) -> None:
+        await call(before.id)
+
+    with pytest.raises(UsageError, match=rf"'uses {verb}' starts or changes sequences: that needs a database, run_handler\(\) has none"):
+        await run_handler(use, Number(n=1))
+    assert await (await db.execute("select status from queuert.sequence")).fetchall() == [("pending",)]
 
 
 async def test_callbacks_are_called_at_the_end_and_only_after_success() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Optional, Union
 
@@ -201,6 +202,30 @@ def test_a_handler_that_is_none_is_refused_with_what_to_write(handler: Any, says
         jobs.job_type(handler)
     assert repr(handler.__name__) in str(refused.value), "it names the handler"
     assert jobs.names() == [], "nothing is declared"
+
+
+async def with_a_default(job: Job[In], extra: int = 0) -> A: ...  # type: ignore[empty-body]
+
+
+PARTIAL = functools.partial(with_a_default, extra=1)
+
+
+@pytest.mark.parametrize("handler", [PARTIAL, functools.partial(sync), print], ids=["async", "def", "builtin"])
+def test_what_has_no_annotations_is_refused_as_a_handler(handler: Any) -> None:
+    jobs = JobTypes()
+    with pytest.raises(DeclarationError, match="is no function: write one with `def`, or `async def`"):
+        jobs.job_type(handler)
+    with pytest.raises(DeclarationError, match="handler of 'named'"):
+        jobs.job_type("named")(handler)
+    assert jobs.names() == []
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "10", None])
+def test_a_batch_of_no_number_is_refused(size: Any) -> None:
+    async def work(jobs: Sequence[Job[In]]) -> list[A]: ...  # type: ignore[empty-body]
+
+    with pytest.raises(DeclarationError):
+        JobTypes().batch_type("batch", size=size)(work)
 
 
 def test_two_outputs_of_one_name_are_refused_because_the_name_is_stored() -> None:

@@ -107,6 +107,7 @@ def test_an_error_on_the_last_attempt(error: BaseException, outcome: str, verdic
         (Policy(retry_on=(OSError,), no_retry_on=(ConnectionError,)), OSError(), True),
         (Policy(retry_on=()), Retry(), True),  # the handler asked for it
         (Policy(retry_on=()), TimeoutError(), True),
+        (Policy(no_retry_on=(TimeoutError,)), TimeoutError(), False),
         (Policy(no_retry_on=(Exception,)), Retry(after=1), True),
         (Policy(no_retry_on=(Exception,)), Snooze(), True),
         (Policy(retry_on=(BaseException,)), KeyboardInterrupt(), True),
@@ -120,6 +121,10 @@ def test_which_errors_are_tried_again(policy: Policy, error: BaseException, *, a
 
 def test_a_timeout_that_is_tried_again_is_logged_as_one() -> None:
     assert judged(TimeoutError(), outcome="timeout") == Delay(wait(4), outcome="timeout", error=ERROR)
+
+
+def test_no_filter_excludes_the_end_of_the_jobs_own_time() -> None:
+    assert isinstance(judged(TimeoutError(), Policy(no_retry_on=(OSError,)), outcome="timeout"), Delay)
 
 
 def test_a_jobs_own_maximum_decides_when_an_error_is_the_last() -> None:

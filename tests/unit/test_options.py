@@ -25,6 +25,7 @@ from queuert_py.payload import Wire
 from queuert_py.postgres.starts import Start
 from queuert_py.starting import Batch
 from queuert_py.values import Request
+from tests.store.samples import live_job
 
 
 class Note(BaseModel):
@@ -266,18 +267,18 @@ async def test_a_transaction_of_another_kind_is_refused(closed: Engine, tx: Any)
 )
 def test_an_option_of_a_continuation_is_refused_by_name(closed: Engine, options: dict[str, Any]) -> None:
     with pytest.raises(QueuertError) as refused:
-        closed.step_for(continue_with(hidden, Note(), **options), None)  # type: ignore[arg-type] # pyright: ignore
+        closed.step_for(continue_with(hidden, Note(), **options), live_job(type="hidden"))  # pyright: ignore[reportArgumentType]
     assert any(name in str(refused.value) for name in options)
 
 
 def test_a_continuation_is_checked_and_dumped(closed: Engine) -> None:
-    step = closed.step_for(continue_with(hidden, Note(text="a"), delay=3, priority=7), None)  # type: ignore[arg-type] # pyright: ignore
+    step = closed.step_for(continue_with(hidden, Note(text="a"), delay=3, priority=7), live_job(type="hidden"))
     assert (step.type, step.delay, step.priority) == ("hidden", timedelta(seconds=3), 7)
     assert step.input == '{"text":"a","weight":0.0,"tags":[]}'
     with pytest.raises(InvalidInputError, match=r"input\.weight"):
-        closed.step_for(continue_with(hidden, Note(weight=math.nan)), None)  # type: ignore[arg-type] # pyright: ignore
+        closed.step_for(continue_with(hidden, Note(weight=math.nan)), live_job(type="hidden"))
     with pytest.raises(UnknownJobTypeError, match="'elsewhere'"):
-        closed.step_for(continue_with(JobType[Note, Done]("elsewhere"), Note()), None)  # type: ignore[arg-type] # pyright: ignore
+        closed.step_for(continue_with(JobType[Note, Done]("elsewhere"), Note()), live_job(type="hidden"))
 
 
 @pytest.mark.parametrize("kind", [Retry, Snooze])
@@ -329,3 +330,27 @@ def test_an_engine_without_argument_reads_the_environment(monkeypatch: pytest.Mo
 def test_a_worker_without_room_is_refused(closed: Engine) -> None:
     with pytest.raises(ConfigurationError, match="concurrency=0"):
         closed.worker(concurrency=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"pool_size": value} for value in (0, -1, None, "x", True)),
+        *({"max_payload": value} for value in (0, None, "x", math.nan)),
+        *({"schema": value} for value in (None, 5, "Upper", "")),
+        {"pooler": "no"},
+        {"codec": 5},
+    ],
+    ids=repr,
+)
+def test_an_engine_is_not_made_with_an_option_that_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        Engine("postgresql://", **options)
+
+
+def test_an_engine_is_not_made_with_an_empty_dsn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="the DSN is empty"):
+        Engine("")
+    monkeypatch.setenv("QUEUERT_DSN", " ")
+    with pytest.raises(ConfigurationError, match="the DSN is empty"):
+        Engine()

@@ -100,17 +100,17 @@ def test_relisting_takes_over_the_priorities_in_use_and_keeps_0() -> None:
     scans = Scans(["a", "b"], [0])
     scans.hinted(0, "a", 99)
     scans.learn([claimed()], full=True)
-    scans.relist([(0, "a", 5, 3.0), (0, "a", -1, 0.0)])
+    scans.relist([(0, "a", 5, 3.0, 3.0), (0, "a", -1, 0.0, None)])
     assert [(priority, begin) for _, queue, priority, begin in shown(scans) if queue == "a"] == [(5, START), (0, START), (-1, START)]
     assert [priority for _, queue, priority, _ in shown(scans) if queue == "b"] == [0]
 
 
 def test_relisting_tells_of_due_work_under_a_priority_that_was_not_scanned() -> None:
     scans = Scans(["a"], [0])
-    assert scans.relist([(0, "a", 0, -1.0)]) is False, "scanned already"
-    assert scans.relist([(0, "a", 7, 5.0)]) is False, "not due yet"
-    assert scans.relist([(0, "a", 7, -1.0)]) is False, "known since the last look"
-    assert scans.relist([(0, "a", 8, 0.0)]) is True
+    assert scans.relist([(0, "a", 0, -1.0, None)]) is False, "scanned already"
+    assert scans.relist([(0, "a", 7, 5.0, 5.0)]) is False, "not due yet"
+    assert scans.relist([(0, "a", 7, -1.0, None)]) is False, "known since the last look"
+    assert scans.relist([(0, "a", 8, 0.0, None)]) is True
 
 
 def test_relisting_is_when_the_scans_last_began_at_the_start() -> None:

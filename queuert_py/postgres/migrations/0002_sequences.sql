@@ -8,9 +8,14 @@ add column deadline_at timestamptz;
 create index live_job_limit on /* schema */live_job (lane, least(expires_at, deadline_at))
 where leased_by is null and (expires_at is not null or deadline_at is not null);
 
+create index live_job_doomed on /* schema */live_job (lane, type) where doom is not null;
 alter table /* schema */finished_job
 add column on_blocker_failure text,
-add column memo jsonb;
+add column memo jsonb,
+add column deadline_at timestamptz;
+
+-- reason: why the job failed for good with this attempt: watchers are told from here, for retries take the failed row away.
+alter table /* schema */attempt_log add column reason text;
 
 -- counted: a dependent that ignores failures has been told of this one's; should the blocker be retried, it is not told again.
 alter table /* schema */job_blocker add column counted boolean not null default false;
@@ -44,7 +49,7 @@ create index finished_job_stopped on /* schema */finished_job (lane, outcome, fi
 
 create index finished_job_kind on /* schema */finished_job using brin (
     sequence_type text_bloom_ops (n_distinct_per_range = 64), type text_bloom_ops (n_distinct_per_range = 64),
-    queue text_bloom_ops (n_distinct_per_range = 64), sequence_created_at
+    queue text_bloom_ops (n_distinct_per_range = 64), finished_by text_bloom_ops (n_distinct_per_range = 64), sequence_created_at
 ) with (autosummarize = on);
 
 -- As before, with what a look wants to know besides; the progress of what has completed is 100.
@@ -149,6 +154,10 @@ begin
         raise exception 'start_sequence: priority is from -32767 to 32767' using errcode = '22023';
     elsif start_sequence.max_attempts < 1 or start_sequence.delay not between interval '0' and interval '36500 days' then
         raise exception 'start_sequence: max_attempts is at least 1, delay not negative, at most 36500 days' using errcode = '22023';
+    elsif array_ndims(start_sequence.tags) > 1
+        or exists (select from unnest(start_sequence.tags) tag where coalesce(octet_length(tag), 0) not between 1 and 200)
+    then
+        raise exception 'start_sequence: tags are a list of words of 1 to 200 bytes' using errcode = '22023';
     end if;
     -- A UUIDv7: milliseconds, the version, and what was random already.
     bytes := overlay(bytes placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6);
@@ -170,7 +179,7 @@ begin
         values (
             its_lane, new_id, new_id, new_id, start_sequence.type, start_sequence.type, start_sequence.queue, start_sequence.priority,
             clock_timestamp() + coalesce(start_sequence.delay, interval '0'), start_sequence.input, start_sequence.key,
-            start_sequence.correlation_id, start_sequence.tags, start_sequence.max_attempts
+            start_sequence.correlation_id, nullif(start_sequence.tags, '{}'), start_sequence.max_attempts
         )
         on conflict do nothing
         returning job.sequence_id into found_id;

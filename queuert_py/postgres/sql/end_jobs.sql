@@ -20,19 +20,20 @@ with done as (
     insert into /* schema */finished_job (
         lane, sequence_id, position, job_id, root_id, origin_id, sequence_type, type, queue, priority, run_at, input, outcome, reason, output,
     output_type, attempt, crash_count, epoch, key, correlation_id, tags, trace_context, last_error, blocker_count, max_attempts, backoff,
-    timeout, created_at, sequence_created_at, started_at, finished_at, finished_by, memo, on_blocker_failure
+    timeout, created_at, sequence_created_at, started_at, finished_at, finished_by, memo, on_blocker_failure, deadline_at
     )
     select lane, sequence_id, position, job_id, root_id, origin_id, sequence_type, type, queue, priority, run_at, input, outcome, reason, output,
         output_type, attempt + charge, crash_count, epoch, coalesce(key, let_go), correlation_id, tags, trace_context,
         case when outcome <> 'completed' then coalesce(error, last_error) end,
         blocker_count, max_attempts, backoff, timeout, created_at, sequence_created_at, leased_at, clock_timestamp(), leased_by,
-        case when outcome = 'failed' then memo end, on_blocker_failure
+        case when outcome = 'failed' then memo end, on_blocker_failure, case when outcome = 'failed' then deadline_at end
     from gone
 ), logged as (
     insert into /* schema */attempt_log (
-        lane, sequence_id, position, epoch, outcome, attempt, crash_count, type, error, started_at, worker
+        lane, sequence_id, position, epoch, outcome, attempt, crash_count, type, error, started_at, worker, reason
     )
-    select lane, sequence_id, position, epoch, case when charge = 0 then 'failed' else 'validation' end, attempt, crash_count, type, error, leased_at, leased_by
+    select lane, sequence_id, position, epoch, case when charge = 0 then 'failed' else 'validation' end, attempt, crash_count, type, error,
+        leased_at, leased_by, coalesce(reason, 'error')
     from gone
     where outcome = 'failed'
 )

@@ -1,4 +1,4 @@
--- Keyed starts take the place of those that wait, under their ids: only of first jobs that have never begun.
+-- Keyed starts take the place of those that wait, under their ids: only of first jobs that have never begun. Their rows are locked already.
 with start as (
     select * from jsonb_to_recordset(%(rows)s::jsonb) as r (
         lane smallint, holder uuid, queue text, priority smallint, at timestamptz, delay interval, input jsonb, correlation_id text,
@@ -9,7 +9,8 @@ with start as (
     select l.lane, l.sequence_id
     from start join /* schema */live_job l on l.lane = start.lane and l.sequence_id = start.holder
     where l.position = 0 and l.leased_by is null and l.attempt = 0
-        and coalesce(l.memo - 'events', '{}') = '{}' -- one that sleeps or waits has begun
+        and coalesce(l.memo - 'events', '{}') = '{}' -- one that sleeps or waits has begun, one that gave its job back has logged it
+        and not exists (select from /* schema */attempt_log a where a.lane = l.lane and a.sequence_id = l.sequence_id)
     order by l.lane, l.sequence_id
     for no key update of l
 )

@@ -1,43 +1,45 @@
 -- After the blockers' rows are gone, in the next statement: dependents have less to wait for, or nothing more, by their policy. An edge
 -- counts once (`counted`), however often a batch is written again. Under `hold` the edge to a failed blocker stays open.
-with edge as (
-    select b.*, f.outcome = 'completed' as completed, 'blocker ' || b.blocker_id || ' (' || f.sequence_type || '): ' || f.outcome as fate
+-- Dependents that wait for each other are locked as those are who end them, blockers first: by how many stand before each (`step`).
+with recursive edge as (
+    select b.*, f.outcome = 'completed' as completed, case when f.outcome <> 'completed' then jsonb_build_object('type', 'BlockerFailed', 'traceback', '',
+        'message', 'blocker ' || b.blocker_id || ' (' || f.sequence_type || '): ' || f.outcome, 'attrs', jsonb_build_object('id', b.blocker_id,
+        'type', f.sequence_type, 'outcome', f.outcome, 'error', f.last_error - array['traceback', 'attrs'])) end as doom
     from jsonb_to_recordset(%(rows)s::jsonb) as done (lane smallint, sequence_id uuid)
     cross join lateral (
-        select f.outcome, f.sequence_type
-        from /* schema */finished_job f
-        where f.lane = done.lane and f.sequence_id = done.sequence_id
-        order by f.position desc
-        limit 1
+        select f.outcome, f.sequence_type, f.last_error from /* schema */finished_job f
+        where f.lane = done.lane and f.sequence_id = done.sequence_id order by f.position desc limit 1
     ) f
     join /* schema */job_blocker b on b.blocker_lane = done.lane and b.blocker_id = done.sequence_id and not b.counted
-    where f.outcome <> 'continued'
-        and not exists (select from /* schema */live_job l where l.lane = done.lane and l.sequence_id = done.sequence_id)
+    where f.outcome <> 'continued' and not exists (select from /* schema */live_job l where l.lane = done.lane and l.sequence_id = done.sequence_id)
+), found as (
+    select lane, sequence_id, position, bool_or(completed) as completed, (array_agg(doom order by blocker_id) filter (where not completed))[1] as doom, 0 as step
+    from edge group by lane, sequence_id, position
+), placed as (
+    select * from found
+    union
+    select b.lane, b.sequence_id, b.position, null, null, placed.step + 1
+    from placed join /* schema */job_blocker b on b.blocker_lane = placed.lane and b.blocker_id = placed.sequence_id and not b.counted
+    where b.sequence_id = any(array(select sequence_id from found)) and placed.step < 100
 ), waiting as materialized (
-    select l.lane, l.sequence_id, l.position, l.on_blocker_failure as policy, found.fate
+    select l.lane, l.sequence_id, l.position, l.on_blocker_failure as policy, d.doom
     from (
-        select lane, sequence_id, position, bool_or(completed) as completed, min(fate) filter (where not completed) as fate
-        from edge
-        group by lane, sequence_id, position
-    ) found
-    join /* schema */live_job l on l.lane = found.lane and l.sequence_id = found.sequence_id and l.position = found.position
-    where l.open_blockers > 0 and (found.completed or l.on_blocker_failure is not null)
-    order by l.lane, l.sequence_id
+        select lane, sequence_id, position, bool_or(completed) as completed, (array_agg(doom) filter (where doom is not null))[1] as doom, max(step) as step
+        from placed group by lane, sequence_id, position
+    ) d join /* schema */live_job l on l.lane = d.lane and l.sequence_id = d.sequence_id and l.position = d.position
+    where l.open_blockers > 0 and (d.completed or (d.doom is not null and l.on_blocker_failure is not null))
+    order by d.step, l.lane, l.sequence_id
     for no key update of l
 ), told as (
     update /* schema */job_blocker b set counted = true
     from waiting w join edge on edge.lane = w.lane and edge.sequence_id = w.sequence_id and edge.position = w.position
     where (edge.completed or w.policy = 'ignore') and b.blocker_lane = edge.blocker_lane and b.blocker_id = edge.blocker_id
-        and b.lane = edge.lane and b.sequence_id = edge.sequence_id and b.position = edge.position
-    returning b.lane, b.sequence_id
-), told_of as (
-    select lane, sequence_id, count(*)::int as ended from told group by lane, sequence_id
+        and b.lane = edge.lane and b.sequence_id = edge.sequence_id and b.position = edge.position returning b.lane, b.sequence_id
 )
 update /* schema */live_job l
 set run_at = greatest(l.run_at, clock_timestamp()),
-    open_blockers = case when w.policy = 'fail' and w.fate is not null then 0 else l.open_blockers - coalesce(told_of.ended, 0) end,
-    doom = case when w.policy = 'fail' and w.fate is not null
-        then jsonb_build_object('type', 'BlockerFailed', 'message', w.fate, 'traceback', '', 'attrs', '{}'::jsonb) end
-from waiting w left join told_of on told_of.lane = w.lane and told_of.sequence_id = w.sequence_id
+    open_blockers = case when w.policy = 'fail' and w.doom is not null then 0 else l.open_blockers - coalesce(told_of.ended, 0) end,
+    doom = case when w.policy = 'fail' then w.doom end
+from waiting w left join (select lane, sequence_id, count(*)::int as ended from told group by 1, 2) told_of using (lane, sequence_id)
 where l.lane = w.lane and l.sequence_id = w.sequence_id
 returning l.lane, l.queue, l.priority, l.type, l.open_blockers = 0

@@ -144,11 +144,6 @@ sengine.use(SMid())
 sengine.use(Mid())  # E
 engine.use(SMid())  # E
 engine.use(3)  # E
-with engine.override(client, lambda: 5):
-    pass
-engine.override(client)  # E
-engine.override(client, 5)  # E
-engine.override("client", client)  # E
 engine.batch_type("q", size="x")  # E
 
 

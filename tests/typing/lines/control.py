@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from pydantic import BaseModel
 
-from queuert_py import Continuation, Engine, InternalJobType, Job, JobSequence, JobType, continue_with
+from queuert_py import Blocker, Continuation, Engine, InternalJobType, Job, JobSequence, JobType, continue_with
 from queuert_py.control import DeadLetter, Declined, Failure, OpenJob
 from queuert_py.errors import SequenceEndedError, SequenceHasDependentsError, SequenceRunningError
 from queuert_py.job import Connection
@@ -35,19 +35,29 @@ class Shipped(BaseModel):
 engine = Engine("postgresql://")
 approval = JobType[Order, Approved | Shipped]("approval")
 ship = InternalJobType[Parcel, Shipped]("ship")
+pack = InternalJobType[Order, Parcel]("pack")
+note = JobType[Order, None]("note")
 letters = JobType[DeadLetter, None]("letters")
 
 
 # --- by ids
 
 
-async def by_ids(sequence: JobSequence[Approved], ids: Sequence[UUID], when: datetime, tx: Connection, other: object) -> None:
+async def by_ids(
+    sequence: JobSequence[Approved], blocker: Blocker[Shipped], ids: Sequence[UUID], when: datetime, tx: Connection, other: object
+) -> None:
     assert_type(
         await engine.cancel_sequences([sequence.id], cascade=True),
         dict[UUID, Literal["cancelled", "completed", "failed", "expired", "not_found", "busy"]],
     )
     await engine.cancel_sequences(ids, tx=tx)
-    await engine.cancel_sequences([sequence])  # E
+    assert_type(await engine.delete_sequences([sequence, sequence.id, blocker]), list[UUID])
+    await engine.cancel_sequences([sequence])
+    await engine.trigger((sequence,))
+    await engine.reschedule([sequence], delay=1)
+    await engine.retry_sequences([sequence])
+    await engine.cancel_sequences(sequence)  # E
+    await engine.cancel_sequences([str(sequence.id)])  # E
     await engine.cancel_sequences(sequence.id)  # E
     await engine.cancel_sequences(ids, True)  # E
     await engine.cancel_sequences(ids, tx=other)  # E
@@ -79,6 +89,10 @@ def decide_now(job: OpenJob[Order], tx: Connection) -> Approved:
     return Approved(by=str(job.input.weight))  # E
 
 
+async def decide_on_another(job: OpenJob[Order]) -> Parcel | Declined:
+    return Parcel(weight=job.input.amount)
+
+
 async def decide_on_parcels(job: OpenJob[Parcel]) -> Shipped:
     return Shipped(number=str(job.input.weight))
 
@@ -96,10 +110,20 @@ async def by_hand(sequence: JobSequence[Approved | Shipped], tx: Connection) -> 
     await engine.complete_sequence(sequence.id, decide)
     await engine.complete_sequence(sequence.id, lambda job: job.decline(), job_type=approval)
     await engine.complete_sequence(sequence.id, lambda job: Approved(by=str(job.input.amount)), job_type=approval)
+    await engine.complete_sequence(sequence.id, Approved(by="me"), job_type=approval)
+    await engine.complete_sequence(sequence.id, continue_with(ship, Parcel(weight=1)), job_type=approval, position=1)
+    await engine.complete_sequence(sequence.id, None, job_type=note)
+    await engine.complete_sequence(sequence.id, Parcel(weight=1), job_type=approval)  # E
+    await engine.complete_sequence(sequence.id, None, job_type=approval)  # E
+    await engine.complete_sequence(sequence.id, continue_with(pack, Order(amount=1)), job_type=approval)  # E
+    await engine.complete_sequence(sequence.id, lambda job: Parcel(weight=1), job_type=approval)  # E
+    await engine.complete_sequence(sequence.id, decide_on_another, job_type=approval)  # E
     await engine.complete_sequence(sequence.id, decide_on_parcels, job_type=approval)  # E
     await engine.complete_sequence(sequence.id, decide_wrongly, job_type=approval)  # E
     await engine.complete_sequence(sequence.id, "yes")  # E
-    await engine.complete_sequence(sequence, Approved(by="me"))  # E
+    assert_type(await engine.complete_sequence(sequence, Approved(by="me")), bool)
+    assert_type(await engine.complete_sequence(sequence, decide, job_type=approval), bool)
+    await engine.complete_sequence(str(sequence.id), Approved(by="me"))  # E
     await engine.complete_sequence(sequence.id)  # E
     await engine.complete_sequence(sequence.id, Approved(by="me"), position="0")  # E
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -10,7 +11,17 @@ from typing_extensions import assert_type
 
 from queuert_py import Engine, JobSequence, JobType
 from queuert_py.errors import QueuertError
-from queuert_py.events import Event, JobCompleted, JobEnded, JobFailed, JobProgress
+from queuert_py.events import (
+    Event,
+    JobCancelled,
+    JobCompleted,
+    JobEnded,
+    JobExpired,
+    JobFailed,
+    JobProgress,
+    JobRetrying,
+    JobSnoozed,
+)
 from queuert_py.looking import Page
 from queuert_py.runtime.watching import Watch
 from queuert_py.values import AttemptRecord, JobRecord, LinkRecord, SequenceRecord
@@ -43,6 +54,13 @@ async def lists() -> None:
     assert_type(found[0], SequenceRecord)
     assert_type(await engine.list_sequences(after=found.next, root_id=id), Page[SequenceRecord])
     assert_type(await engine.list_jobs(id), list[JobRecord])
+    handle = engine.sequence(shrink, id)
+    assert_type(await engine.list_jobs(handle), list[JobRecord])
+    assert_type(await engine.get_sequence(handle), SequenceRecord)
+    assert_type(engine.sequence(shrink, handle), JobSequence[Thumbnail])
+    assert_type(await engine.list_sequences(root_id=handle), Page[SequenceRecord])
+    await engine.get_job(handle)  # E
+    await engine.list_attempts(handle.type)  # E
     assert_type(await engine.list_jobs(status="running", worker="w"), Page[JobRecord])
     assert_type(await engine.get_sequence(id), SequenceRecord)
     assert_type(await engine.get_job(id, attempts=True), JobRecord)
@@ -65,13 +83,19 @@ async def lists() -> None:
     await engine.get_job(id, True)  # E
 
 
-async def several() -> None:
+async def several(flag: bool) -> None:
     one = await engine.start_sequence(shrink, photo)
     two = await engine.start_sequence(describe, photo)
     assert_type(await engine.wait_all((one, two)), tuple[Thumbnail, Caption])
     assert_type(await engine.wait_all((one, two, one), timeout=timedelta(seconds=3)), tuple[Thumbnail, Caption, Thumbnail])
     assert_type(await engine.wait_all([one, one]), list[Thumbnail])
     assert_type(await engine.wait_all([one], return_exceptions=True), list[Thumbnail | QueuertError])
+    assert_type(await engine.wait_all((one, one), return_exceptions=True), list[Thumbnail | QueuertError])
+    assert_type(await engine.wait_all([one], return_exceptions=flag), Sequence[Thumbnail | QueuertError])
+    assert_type(await engine.wait_all((one, two), return_exceptions=False), tuple[Thumbnail, Caption])
+    assert_type(await engine.wait_all(tuple([one, one])), tuple[Thumbnail, ...])
+    assert_type(await engine.wait_all((one, one, one, one, one, one)), tuple[Thumbnail, ...])
+    (await engine.wait_all(tuple([one, one]))).append(3)  # E
     mixed: list[JobSequence[Thumbnail | Caption]] = [one, two]
     assert_type(await engine.wait_all(mixed), list[Thumbnail | Caption])
     async for sequence in engine.as_completed([one, one], timeout=3):
@@ -108,6 +132,26 @@ def failed(event: JobFailed) -> None:
 
 @engine.on(JobEnded)
 async def ended(event: Event) -> None: ...
+
+
+@engine.on(JobCompleted, JobFailed)
+async def either(event: JobCompleted | JobFailed) -> None: ...
+
+
+@engine.on(JobCompleted, JobFailed, JobCancelled, JobExpired)
+def one_of_four(event: JobCompleted | JobFailed | JobCancelled | JobExpired) -> None: ...
+
+
+@engine.on(JobCompleted, JobFailed, JobCancelled, JobExpired, JobRetrying, JobSnoozed)
+def any_kind(event: Event) -> None: ...
+
+
+@engine.on(JobCompleted, JobFailed)  # E
+def too_narrow(event: JobFailed) -> None: ...
+
+
+@engine.on()  # E
+def of_nothing(event: Event) -> None: ...
 
 
 @engine.on(JobFailed)  # E

@@ -53,6 +53,10 @@ async def by_type() -> None:
     assert_type(await started.result(timeout=timedelta(seconds=3)), Thumbnail)
     assert_type(await engine.start_sequence(look, photo), JobSequence[Thumbnail | Blurred])
     assert_type(await engine.start_sequence(drop, input=photo), JobSequence[None])
+    assert_type(await engine.start_sequence(look(photo, key="a")), JobSequence[Thumbnail | Blurred])
+    await engine.start_sequence(look(photo), photo)  # E
+    await engine.start_sequence(look(photo), key="a")  # E
+    await engine.start_sequence(look)  # E
     await engine.start_sequence(shrink, Portrait(file="b.jpg"))
     wider: JobSequence[Thumbnail | Blurred] = started
     print(wider)
@@ -64,7 +68,6 @@ async def by_type() -> None:
     await engine.start_sequence(shrink)  # E
     await engine.start_sequence(shrink, photo, photo)  # E
     await engine.start_sequence(shrink, photo, output=Thumbnail)  # E
-    await engine.start_sequence(shrink(photo))  # E
     await started.result(3)  # E
     await started.result(timeout="3 s")  # E
     await started.result().width  # E
@@ -133,6 +136,7 @@ async def many() -> None:
     assert_type(three, tuple[JobSequence[Thumbnail], JobSequence[Caption], JobSequence[None]])
     _, _, _, fourth = await engine.start_sequences((drop(photo), drop(photo), drop(photo), look(photo)))
     assert_type(fourth, JobSequence[Thumbnail | Blurred])
+    assert_type(await engine.start_sequences(tuple([shrink(photo)])), tuple[JobSequence[Thumbnail], ...])
     five = await engine.start_sequences((drop(photo), drop(photo), drop(photo), drop(photo), describe(photo)))
     assert_type(five[4], JobSequence[Caption])
 
