@@ -88,7 +88,9 @@ def dead_letter_row(letters: InternalJobType[Any, Any], job: LiveJob, failure: F
 # --- running again
 
 
-def new_inputs(given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire: Wire) -> Callable[[Sequence[Failed]], Mapping[str, NewInput]]:
+def new_inputs(
+    given: Any, get: Callable[[str], InternalJobType[Any, Any]], wire: Wire
+) -> Callable[[Sequence[Failed]], Mapping[str, NewInput]]:
     """Makes the inputs with which failed jobs run again, all or none: InvalidInputError lists every one that is refused."""
 
     def make(failed: Sequence[Failed]) -> Mapping[str, NewInput]:

@@ -198,9 +198,7 @@ class Facts(Generic[In]):
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose records carry job, sequence, type and attempt (in `extra`, beside what a call gives there)."""
-        return _JobLog(
-            _log, {"job_id": str(self.id), "sequence_id": str(self.sequence_id), "job_type": self.type, "attempt": self.attempt}
-        )
+        return _JobLog(_log, {"job_id": str(self.id), "sequence_id": str(self.sequence_id), "job_type": self.type, "attempt": self.attempt})
 
     @property
     def state(self) -> dict[str, Any]:

@@ -114,7 +114,11 @@ def dsn(database: str) -> Iterator[str]:
 def claims_ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """So many jobs, its only number, a worker of this process claims beyond its slots, as if as many had ended just now; it keeps them."""
     pace = [10]
-    monkeypatch.setattr(Pace, "ended", lambda *_: pace[0])
+
+    def ended(*_: object) -> int:
+        return pace[0]
+
+    monkeypatch.setattr(Pace, "ended", ended)
     monkeypatch.setattr(patience, "PREFETCHED", 600.0)
     return pace
 

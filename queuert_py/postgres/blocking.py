@@ -33,7 +33,6 @@ PATIENCE, PATIENCE_INSIDE = 30.0, 5.0
 which that one may wait: PostgreSQL does not see such a ring."""
 
 
-
 class Ended(NamedTuple):
     """How a blocker has ended. error: JSON, without what is long in it."""
 
@@ -47,10 +46,10 @@ Standing = Mapping[str, Ended | None]
 
 
 class NotWatched(Exception):  # noqa: N818 - a signal: mark these, and begin again
-    """Blockers that are not marked as watched yet."""
+    """Blockers that are not marked as watched yet, or whatever else cannot be had just now."""
 
     def __init__(self, parts: Sequence[str]) -> None:
-        super().__init__(f"{len(parts)} blocker(s) are not marked yet")
+        super().__init__(f"{len(parts)} sequence(s) cannot be had yet")
         self.parts = parts
 
 
@@ -79,7 +78,7 @@ async def marking(database: Database, work: Callable[[], Awaitable[T]], first: I
         tried += 1
         if tried > 1:
             if time.monotonic() >= until:
-                raise SequenceBusyError(f"{len(parts)} blocker(s) have been held by another transaction for {patience:.0f} s: try again.")
+                raise SequenceBusyError(f"{len(parts)} sequence(s) have been held by another transaction for {patience:.0f} s: try again.")
             await asyncio.sleep(min(0.1, 0.001 * 2**tried))
 
 
@@ -147,14 +146,16 @@ def check(blockers: Sequence[str], own: str | None, which: str) -> None:
         raise BlockerCycleError(f"{which}: sequence {own} would wait for itself.", id=own)
 
 
-def _of_existing(store: Store, job: LiveJob, blockers: Sequence[str], which: str) -> Plan[Standing]:
-    """As `stand`, for new edges of a running job: one at a time, so that no two close a ring together.
+def _of_existing(store: Store, job: LiveJob, blockers: Sequence[str], which: str) -> Plan[Standing | None]:
+    """As `stand`, for new edges of a running job: one at a time, so that no two close a ring together. None: somebody has the job's row.
 
-    Its own row is held before its blockers' are: nobody who ends one of them wants it yet, and who ends both would have it first.
+    That row is held before its blockers' are: nobody who ends one of them wants it yet, and who ends both would have it first. But it
+    is not waited for: who has it (`complete_sequence`) may wait for the lock of `alone`.
     """
     check(blockers, job.sequence_id, which)
     yield from alone(store)
-    yield store.lock_jobs([rows.epoch_row(job)])
+    if not (yield store.lock_free([rows.epoch_row(job)])):
+        return None
     standing = yield from stand(store, blockers)
     yield from refuse_ring(store, job.sequence_id, blockers, which)
     return standing
@@ -173,8 +174,10 @@ def refuse_ring(store: Store, id: str, blockers: Iterable[str], which: str) -> P
 
 
 def advance(store: Store, job: LiveJob, step: Step) -> Plan[list[list[Any]]]:
-    """A continuation that waits for blockers; the answers of finish_steps and advance_jobs."""
+    """A continuation that waits for blockers; the answers of finish_steps and advance_jobs, empty when the row is not to be had now."""
     standing = yield from _of_existing(store, job, step.blockers, f"continuation with {step.type!r}")
+    if standing is None:
+        return [[], []]
     part = rows.step_row(job, step, handoff=False, more=counts(standing, step.blockers, step.on_blocker_failure))
     written = yield store.finish_steps([part])
     if step.failure is not None:
@@ -187,8 +190,10 @@ def advance(store: Store, job: LiveJob, step: Step) -> Plan[list[list[Any]]]:
 
 
 def block(store: Store, job: LiveJob, wait: Block) -> Plan[list[tuple[Any, ...]]]:
-    """A running job that waits for blockers; the answer of block_job, empty when the job is no longer this attempt's."""
+    """A running job that waits for blockers; the answer of block_job, empty when the job is no longer this attempt's, or held just now."""
     standing = yield from _of_existing(store, job, wait.blockers, f"wait_for {wait.name!r}")
+    if standing is None:
+        return []
     fields = counts(standing, wait.blockers, wait.on_blocker_failure)
     blocked: list[tuple[Any, ...]] = yield store.block_job([rows.block_row(job, wait, fields)])
     if blocked:

@@ -368,7 +368,15 @@ def _replace(store: Store, starts: Sequence[Start], outcomes: Mapping[int, str])
     }
     replaced: set[str] = set()
     if holders:
-        yield store.lock_jobs([rows.sequence_row(id, lane_of(id, store.lanes)) for id in holders.values()])
+        parts = {id: rows.sequence_row(id, lane_of(id, store.lanes)) for id in holders.values()}
+        if any(each.blockers and each.replaces for each in starts):  # has the lock of the edges: not waited for, see lock_free
+            free = yield store.lock_free(parts.values())
+            others = [part for id, part in parts.items() if id not in free]
+            held = [parts[id] for id, live, *_ in (yield store.read_blockers(others)) if live] if others else []
+            if held:
+                raise blocking.NotWatched(held)
+        else:
+            yield store.lock_jobs(parts.values())
     for portion in _portions(each for each in starts if each.id in holders):
         wanted = [rows.start_row({**each.fields, "holder": holders[each.id]}, each.input) for each in portion]
         replaced |= set((yield store.replace_waiting(wanted)))

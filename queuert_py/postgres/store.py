@@ -293,6 +293,9 @@ class Store:
     def lock_jobs(self, parts: Iterable[str]) -> Call[str]:
         return self._rows("lock_jobs", parts, _first)
 
+    def lock_free(self, parts: Iterable[str]) -> Call[str]:
+        return self._rows("lock_free", parts, _first)
+
     def lock_limited(self, mute: Sequence[str], limit: int) -> Call[tuple[Any, ...]]:
         return Call(self._sql["lock_limited"], {"lanes": self.all_lanes, "mute": mute, "limit": limit}, tuple)
 

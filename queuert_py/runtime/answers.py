@@ -44,7 +44,9 @@ class Answers:
             failure = failure_of(attempt.row, ending, attempt.host.wire)
             verdict = await self._compensation(attempt, ending, failure) or self._with_letter(attempt, ending, failure)
         except Exception:
-            logger.exception("sequence %s (%s): its failure could not be answered; it has failed", attempt.row.sequence_id, attempt.row.type)
+            logger.exception(
+                "sequence %s (%s): its failure could not be answered; it has failed", attempt.row.sequence_id, attempt.row.type
+            )
         self._put(attempt, verdict)
 
     async def _compensation(self, attempt: Attempt, ending: Ending, failure: Failure) -> Step | None:

@@ -57,7 +57,7 @@ def test_a_name_that_does_not_resolve_and_a_wrong_database(bare: Run, server: st
 @pytest.mark.parametrize(
     "command",
     [("list",), ("retry", "--failed", "--yes"), ("delete", uuid4()), ("migrate",), ("migrate", "--sql"), ("status",)],
-    ids=lambda words: "-".join(map(str, words[:2])),
+    ids=lambda words: "-".join(each for each in words if isinstance(each, str)),
 )
 def test_another_schema_than_the_apps_is_refused(queuert: Run, command: tuple[object, ...]) -> None:
     shown = queuert(*command, *APP, "--schema", "elsewhere").trouble(2)

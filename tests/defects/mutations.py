@@ -60,7 +60,8 @@ _RECOUNT = """(
         where b.lane = l.lane and b.sequence_id = l.sequence_id and b.position = l.position
             and not exists (select from /* schema */finished_job f where f.lane = b.blocker_lane and f.sequence_id = b.blocker_id)
     )"""
-_SEEN = """    standing.update({id: "completed" for id, _, outcome in (yield store.read_blockers(parts.values())) if outcome})
+_SEEN = """    seen = yield store.read_blockers(parts.values())
+    standing.update({id: Ended("completed", type_, None) for id, _, outcome, type_, _ in seen if outcome})
 """
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -82,8 +83,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             Change(
                 "postgres/blocking.py",
-                "    standing: dict[str, str | None] = dict.fromkeys(locked)\n",
-                "    standing: dict[str, str | None] = dict.fromkeys(locked)\n" + _SEEN,
+                "    standing: dict[str, Ended | None] = dict.fromkeys(locked)\n",
+                "    standing: dict[str, Ended | None] = dict.fromkeys(locked)\n" + _SEEN,
             ),
         ),
     ),
@@ -106,7 +107,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "the check of the transaction that adds the edges, for a continuation",
         "tests/engine/test_blockers.py::test_a_continuation_that_would_close_a_ring_fails_with_the_reason",
         "ResultTimeoutError",
-        (Change("postgres/blocking.py", _RING, _RING.replace(":", " and not job:")),),
+        (Change("postgres/blocking.py", _RING, _RING.replace(":", " and not which:")),),
     ),
     Mutation(
         CYCLE,
@@ -115,7 +116,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "ResultTimeoutError",
         (
             Change("runtime/durable.py", "if before is None and await self._keeper.closes_ring(ids):", "if ids is None:"),
-            Change("postgres/blocking.py", _RING, _RING.replace(":", " and not job:")),
+            Change("postgres/blocking.py", _RING, _RING.replace(":", " and not which:")),
         ),
     ),
     Mutation(

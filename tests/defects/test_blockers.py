@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from queuert_py import Continuation, Engine, Job, JobSequence, continue_with
+from queuert_py import Continuation, Engine, Job, continue_with
 from queuert_py.errors import BlockerCycleError, SequenceHasDependentsError
 from queuert_py.ids import uuid7
 from tests.defects.kit import TIMEOUT, After, Connection, Number, Pair, closed_gate, held, until_blocked
@@ -105,7 +105,7 @@ async def test_two_sequences_that_begin_to_wait_for_each_other_at_once_do_not_cl
         name = "left" if job.sequence_id == ids["right"] else "right"
         await both.wait()
         await both.wait()
-        return (await job.wait_for([engine.sequence(engine.get(name), ids[name])]))[0].output
+        return (await job.wait_for([engine.sequence(name, ids[name], output=Number)]))[0].output
 
     for name in ids:
         engine.job_type(name)(wait_for_the_other)

@@ -212,8 +212,9 @@ async def test_an_internal_type_cannot_be_started_by_its_mere_name(engine: Engin
     runs: list[int] = []
 
     @engine.job_type(internal=True)
-    async def inner(job: Job[Order]) -> None:
+    async def inner(job: Job[Order]) -> Shipped:
         runs.append(job.input.id)
+        return Shipped(order=job.input.id)
 
     async with Engine(dsn) as producer, engine.worker():
         by_sql = await start(db, "'inner', '{\"id\": 1}'")

@@ -434,9 +434,9 @@ async def test_steps_are_found_when_a_conflict_runs_the_handler_again_within_its
     async def conflicting(job: Job[Number]) -> Number:
         runs.append(job.attempt)
         value = await job.step(four)
-        async with job.finalize():
+        async with job.finalize() as tx:
             if len(runs) == 1:
-                raise psycopg.errors.SerializationFailure("could not serialize access")
+                await tx.execute("do $$ begin raise exception using errcode = '40001'; end $$")
             return Number(n=value)
 
     async with engine.worker():

@@ -41,6 +41,8 @@ SCENES: dict[str, Sequence[SceneName]] = {
     "delete many": ("fan", "idle", "failed"),
     "complete": ("lone", "fan", "idle"),
     "complete, going on": ("lone", "fan"),
+    "complete W, to wait": ("lone", "fan", "failed", "ended"),
+    "complete D, to wait": ("fan", "failed"),
     "retry": ("lone", "fan", "failed", "ended", "again"),
     "reschedule": ("idle",),
     "reap": ("lone", "fan"),
@@ -108,6 +110,8 @@ CORE: list[Program] = [
     ("lone", ("delete", "start blocked")),
     ("diamond", ("finish watched", "cancel the middle")),
     ("parent", ("finish watched", "cancel the family")),
+    ("lone", ("wait for", "complete W, to wait")),
+    ("fan", ("replace one that waits", "complete D, to wait")),
 ]
 """Where most breaks were found: explored with statements held, too, with every run of the tests."""
 

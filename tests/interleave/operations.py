@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -356,13 +357,14 @@ OPERATIONS["delete"] = _deleting("B")
 OPERATIONS["delete many"] = _deleting("BGFDI")
 
 
-def _completing(*, going_on: bool) -> Make:
+def _completing(letter: str = "B", blockers: str = "", *, going_on: bool) -> Make:
     async def run(actor: Actor, world: World) -> Outcome:
-        verdict = _step(actor) if going_on else DONE
-        position = await carry_out(controls.look(world.store, id_of("B")), actor)
+        verdict = _step(actor, blockers) if going_on else DONE
+        position = await carry_out(controls.look(world.store, id_of(letter)), actor)
         async with actor.transaction():
-            held = await carry_out(controls.hold(world.store, id_of("B"), position), actor)
-            await carry_out(controls.complete(world.store, held, verdict), actor)
+            held = await carry_out(controls.hold(world.store, id_of(letter), position), actor)
+            write = partial(controls.complete, world.store, held, verdict)
+            await blocking.marking(world.database(actor), lambda: carry_out(write(), actor), map(id_of, blockers))
         return Outcome("completed", [_ended(held.job(), verdict)])
 
     return run
@@ -370,6 +372,8 @@ def _completing(*, going_on: bool) -> Make:
 
 OPERATIONS["complete"] = _completing(going_on=False)
 OPERATIONS["complete, going on"] = _completing(going_on=True)
+OPERATIONS["complete W, to wait"] = _completing("W", "BC", going_on=True)
+OPERATIONS["complete D, to wait"] = _completing("D", "B", going_on=True)
 
 
 @operation("retry")

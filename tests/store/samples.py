@@ -85,6 +85,7 @@ SAMPLES: Mapping[str, Callable[[Store], Call[Any]]] = {
     "mark_begun": lambda store: store.mark_begun(live_job(), LEASE),
     "read_fates": lambda store: store.read_fates([]),
     "lock_jobs": lambda store: store.lock_jobs([]),
+    "lock_free": lambda store: store.lock_free([]),
     "lock_lost": lambda store: store.lock_lost(["w"], 10),
     "put_worker": lambda store: store.put_worker(
         id="w", presence=1, name="w", host="h", pid=1, version="1", queues=["q"], types=["t"], concurrency=1, running=0

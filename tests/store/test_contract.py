@@ -95,6 +95,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "mark_begun": ("lease interval, lane smallint, sequence_id uuid, epoch int", "sequence_id text"),
     "read_fates": ("rows jsonb", "sequence_id text, epoch int8, case text"),
     "lock_jobs": ("rows jsonb", "sequence_id text"),
+    "lock_free": ("rows jsonb", "sequence_id text"),
     "lock_lost": (
         "lanes smallint[], gone text[], limit int",
         (

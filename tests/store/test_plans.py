@@ -138,6 +138,7 @@ TABLE: Sequence[tuple[str, Call[Any], Scans, Scans]] = [
     ("lock_lost", STORE.lock_lost(["w1"], 100), {("Index Scan", "live_job_leased"), *BY_KEY}, NONE),
     ("mark_watched", STORE.mark_watched([rows.sequence_row(str(ID), 0)]), BY_KEY, NONE),
     ("lock_jobs", STORE.lock_jobs([rows.sequence_row(str(ID), 0)]), BY_KEY, NONE),
+    ("lock_free", STORE.lock_free([rows.sequence_row(str(ID), 0)]), BY_KEY, NONE),
     ("fence_job", STORE.fence_job(JOB), BY_KEY, NONE),
     ("assert_written", STORE.assert_written(JOB, "1"), NONE, BY_POSITION),
     ("unblock_jobs", STORE.unblock_jobs([rows.epoch_row(JOB)]), {("Index Scan", "live_job_blocked"), *BY_KEY}, BY_POSITION),
