@@ -23,9 +23,9 @@ from queuert_py.job import In, Tx
 from queuert_py.job_types import Completes, InternalJobType, Out, job_type_of
 from queuert_py.joining import ForeignTx
 from queuert_py.postgres import blocking, controls
-from queuert_py.postgres.calls import READ_COMMITTED, together
+from queuert_py.postgres.calls import READ_COMMITTED, Call, together
 from queuert_py.postgres.controls import Changes
-from queuert_py.postgres.database import Database
+from queuert_py.postgres.database import DEADLINE, Database
 from queuert_py.postgres.faces import lent
 from queuert_py.postgres.plans import Plan, carry_out
 from queuert_py.postgres.store import Store
@@ -39,6 +39,8 @@ Decide: TypeAlias = Callable[[OpenJob[In]], Answer[Out] | Awaitable[Answer[Out]]
 DecideIn: TypeAlias = Callable[[OpenJob[In], T], Answer[Out] | Awaitable[Answer[Out]]]
 WAIT = timedelta(seconds=4)
 """How long a call waits for a row which an open transaction of a handler holds."""
+EACH = 0.002
+"""Seconds more, for each sequence that a call is about, until a try is given up."""
 LIMIT = 60.0
 """Seconds in which the function of `complete_sequence` must have answered."""
 
@@ -57,15 +59,20 @@ class Controls(Core[Tx]):
         """
         wanted = options.identifiers(ids)
         own = await self._not_itself(wanted, tx)
+
+        async def cancel(ids: Sequence[str]) -> dict[str, str]:
+            plan = partial(controls.cancel, ids=ids, cascade=cascade, own=own)
+            return await self._change(tx, plan, ids, partial(controls.started, ids=ids) if cascade else None)
+
+        standing: dict[str, str] = {}
         try:
-            standing = await self._change(tx, lambda store: controls.cancel(store, wanted, cascade=cascade, own=own))
+            standing = await cancel(wanted)
         except SequenceBusyError:
             if tx is not None:
                 raise
-            standing = {}
             for id in wanted:  # one at a time: the others must not wait for the one that is held
                 try:
-                    standing.update(await self._change(tx, lambda store, id=id: controls.cancel(store, [id], cascade=cascade)))  # type: ignore[misc]
+                    standing.update(await cancel([id]))
                 except SequenceBusyError:
                     standing[id] = "busy"
         return {UUID(id): cast("Cancelled", status) for id, status in standing.items()}
@@ -88,7 +95,7 @@ class Controls(Core[Tx]):
             gone.update(dict.fromkeys(deleted))  # a try whose COMMIT was not answered has deleted them, if the next one finds none
             return None, changes
 
-        await self._change(tx, plan)
+        await self._change(tx, plan, wanted, partial(controls.upstream, ids=wanted) if cascade else None)
         return [UUID(id) for id in gone]
 
     async def trigger(self, ids: Iterable[SequenceRef], /, *, tx: Tx | ForeignTx | None = None) -> None:
@@ -111,7 +118,7 @@ class Controls(Core[Tx]):
     async def _reschedule(self, ids: Iterable[SequenceRef], delay: Any, at: datetime | None, tx: Any) -> None:
         wanted = options.identifiers(ids)
         await self._not_itself(wanted, tx)
-        await self._change(tx, lambda store: controls.reschedule(store, wanted, delay, at))
+        await self._change(tx, lambda store: controls.reschedule(store, wanted, delay, at), wanted)
 
     # --- completing from outside
 
@@ -269,7 +276,7 @@ class Controls(Core[Tx]):
             result.update({id: done for id, done in now.items() if result.get(id) != "retried" or done != "not_failed"})
             return None, changes
 
-        await self._change(tx, plan)
+        await self._change(tx, plan, wanted or (), (lambda store: store.find_failed(**conditions)) if wanted is None else None)
         return {UUID(id): cast("Retried", done) for id, done in result.items()}
 
     async def clear_failed(
@@ -285,7 +292,7 @@ class Controls(Core[Tx]):
             result.update(now)
             return None, changes
 
-        await self._change(tx, plan)
+        await self._change(tx, plan, (), lambda store: store.find_failed(**conditions))
         return {UUID(id): cast("Cleared", done) for id, done in result.items()}
 
     async def count_failed(self, *, job_type: InternalJobType[Any, Any] | str | None = None, **which: Unpack[FailedFilter]) -> int:
@@ -311,8 +318,15 @@ class Controls(Core[Tx]):
             return await carry_out(plan(database.store), carrier)
         return await database.retrying(lambda connection: carry_out(plan(database.store), connection))
 
-    async def _change(self, tx: Any, plan: Callable[[Store], Plan[tuple[T, Changes]]]) -> T:
-        """Carry a plan out in the caller's transaction, or in one of the engine's own; then tell everybody."""
+    async def _change(
+        self,
+        tx: Any,
+        plan: Callable[[Store], Plan[tuple[T, Changes]]],
+        ids: Sequence[str],
+        more: Callable[[Store], Call[Any]] | None = None,
+    ) -> T:
+        """Carry a plan out in the caller's transaction, or in one of the engine's own; then tell everybody. How long a try may take
+        goes by how many it is about: `ids`, and what `more` finds."""
         connection = (await self._within(tx)).carrier
         database = await self._db()
         if connection is not None:
@@ -320,6 +334,7 @@ class Controls(Core[Tx]):
             inside = partial(carry_out, connection=connection)
             return (await blocking.marking(database, lambda: inside(joined(plan(database.store))), patience=blocking.PATIENCE_INSIDE))[0]
         tries: list[Changes] = []
+        limit = DEADLINE + EACH * (len(ids) + (len(await database.run(more(database.store))) if more is not None else 0))
 
         async def work(own: AsyncConnection[Any]) -> T:
             async with _transaction(database, own):
@@ -328,7 +343,7 @@ class Controls(Core[Tx]):
                 tries.append(changes)
                 return outcome
 
-        outcome = await blocking.marking(database, lambda: database.retrying(work))
+        outcome = await blocking.marking(database, lambda: database.retrying(work, limit))
         for changes in tries:
             self._tell(changes)
         return outcome

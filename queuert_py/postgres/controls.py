@@ -117,13 +117,18 @@ def check_isolation() -> Plan[None]:
 # --- cancel, trigger, reschedule
 
 
+def started(store: Store, ids: Iterable[str]) -> Call[tuple[int, str]]:
+    """What these have started, and what that has, as far as it is unfinished: lane and id."""
+    return store.find_started(_parts(store, ids))
+
+
 def cancel(store: Store, ids: Sequence[str], *, cascade: bool, own: str | None = None) -> Plan[tuple[dict[str, str], Changes]]:
     """End what has not ended. Answers how each stands; with what they started, if that is cancelled too. UsageError when `own` is of it."""
     standing: dict[str, str] = {}
     changes = Changes()
     wave = list(ids)
     if cascade:  # all that is there, at once: who waits for what it has started is locked after that
-        wave = list(dict.fromkeys([*wave, *(id for _, id in (yield store.find_started(_parts(store, wave))))]))
+        wave = list(dict.fromkeys([*wave, *(id for _, id in (yield started(store, wave)))]))
     while wave:
         if own in wave:
             raise UsageError(ITSELF)
@@ -135,7 +140,7 @@ def cancel(store: Store, ids: Sequence[str], *, cascade: bool, own: str | None =
         standing.update({id: outcomes[id] or "not_found" for id in left if outcomes[id] != "live"})
         wave = [id for id in left if outcomes[id] == "live"]  # retried between the two statements
         if cascade and not wave:  # started between the two
-            wave = [id for _, id in (yield store.find_started(_parts(store, standing)))]
+            wave = [id for _, id in (yield started(store, standing))]
     return standing, changes
 
 
@@ -192,6 +197,8 @@ def complete(store: Store, held: Held, verdict: Ending | Step) -> Plan[Changes]:
         yield store.lock_to_delete(_parts(store, [held.sequence_id]))  # waits for those who are about to wait for it
         yield from _end(store, [held], verdict, changes)
         return changes
+    if verdict.blockers:  # before its row is written: who has this lock, and starts with its key, waits for that
+        yield from blocking.alone(store)
     yield store.raise_epochs([rows.epoch_row(held.job(raised=False))])
     job = held.job()
     if verdict.blockers:
@@ -218,11 +225,15 @@ def written(store: Store, held: Held) -> Plan[bool]:
 # --- delete
 
 
+def upstream(store: Store, ids: Iterable[str]) -> Call[tuple[int, str]]:
+    """What these have waited for, and what that has: lane and id."""
+    return store.find_upstream(_parts(store, ids))
+
+
 def delete(store: Store, ids: Sequence[str], *, cascade: bool, own: str | None = None) -> Plan[tuple[list[str], Changes]]:
     """Remove them, and with cascade what nobody else needs of all that they have waited for. SequenceHasDependentsError; UsageError when
     `own` is of it."""
-    upstream = (yield store.find_upstream(_parts(store, ids))) if cascade else []
-    everything = list(dict.fromkeys([*ids, *(id for _, id in upstream)]))
+    everything = list(dict.fromkeys([*ids, *(id for _, id in ((yield upstream(store, ids)) if cascade else ()))]))
     edges = (yield store.find_edges(_parts(store, everything))) if len(everything) > 1 else []
     running: dict[str, bool] = {}
     for layer in levels(everything, edges):

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from queuert_py import Blocker, Engine, Job, JobSequence, JobType, JobTypes
 from queuert_py.control import Failure
+from queuert_py.engine import controls
 from queuert_py.errors import InvalidInputError, SequenceFailedError, UsageError
 from queuert_py.job import Connection
 from tests.engine.kit import Number
@@ -376,3 +377,36 @@ async def test_inside_a_phase_they_are_changed_in_its_transaction(engine: Engine
             await sequence.result(timeout=20)
     assert refused == ["inside a phase this must be part of its transaction: pass tx=tx."]
     assert (await engine.get_sequence(failed.id)).status == "failed"
+
+
+@pytest.mark.parametrize("which", ["ids", "filter"])
+async def test_how_long_a_call_may_take_goes_by_how_many_it_is_about(
+    engine: Engine, switch: Switch, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one of a hundred thousand takes its time, and is not to be given up for it."""
+    sequences = await failed_ones(engine, switch, 1, 2)
+    monkeypatch.setattr(controls, "DEADLINE", 0.0)
+    monkeypatch.setattr(controls, "EACH", 10.0)
+    ids = [each.id for each in sequences]
+    retried = await (engine.retry_sequences(ids) if which == "ids" else engine.retry_sequences(type="lamp"))
+    assert retried == dict.fromkeys(ids, "retried")
+    await drain(engine)
+    assert await engine.clear_failed(type="lamp") == dict.fromkeys(ids, "deleted")
+
+
+async def test_as_many_as_a_cascade_finds_count_for_that(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    @engine.job_type
+    async def child(job: Job[Number]) -> Number:
+        return job.input
+
+    @engine.job_type
+    async def parent(job: Job[Number]) -> Number:
+        await job.wait_for([await job.step("child", lambda: engine.start_sequence(child, Number(n=1), delay=3600))])
+        return job.input
+
+    root = await engine.start_sequence(parent, Number(n=1))
+    await drain(engine)
+    monkeypatch.setattr(controls, "DEADLINE", -10.0)
+    monkeypatch.setattr(controls, "EACH", 10.0)
+    assert set((await engine.cancel_sequences([root.id], cascade=True)).values()) == {"cancelled"}
+    assert len(await engine.list_sequences(type="child", status="cancelled")) == 1

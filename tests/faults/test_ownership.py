@@ -298,7 +298,8 @@ async def test_fail_leaves_no_further_attempt(lab: Lab) -> None:
     assert await lab.attempts(record) == [(1, "failed", "Fail")]
 
 
-async def test_the_backoff_is_waited_for(lab: Lab) -> None:
+async def test_the_backoff_is_waited_for(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("CRITICAL", logger="queuert_py.worker")  # what this error says cannot be written as UTF-8, as logs are
     waited: list[int] = []
 
     def backoff(attempt: int) -> float:

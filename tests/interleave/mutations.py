@@ -74,6 +74,10 @@ MUTATIONS = [
         "where l.epoch = step.epoch",
         "",
     ),
+    *(
+        Mutation("who has the lock of the edges waits for a row", program, "DeadlockDetected", "lock_free", " skip locked", "")
+        for program in (("lone", ("wait for", "complete W, to wait")), ("fan", ("replace one that waits", "complete D, to wait")))
+    ),
     Mutation(
         "rings are looked for without a lock",
         ("lone", ("wait for", "wait back")),

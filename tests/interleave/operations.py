@@ -365,7 +365,7 @@ def _completing(letter: str = "B", blockers: str = "", *, going_on: bool) -> Mak
             held = await carry_out(controls.hold(world.store, id_of(letter), position), actor)
             write = partial(controls.complete, world.store, held, verdict)
             await blocking.marking(world.database(actor), lambda: carry_out(write(), actor), map(id_of, blockers))
-        return Outcome("completed", [_ended(held.job(), verdict)])
+        return Outcome("waits" if blockers else "completed", [_ended(held.job(), verdict)])
 
     return run
 
@@ -373,7 +373,7 @@ def _completing(letter: str = "B", blockers: str = "", *, going_on: bool) -> Mak
 OPERATIONS["complete"] = _completing(going_on=False)
 OPERATIONS["complete, going on"] = _completing(going_on=True)
 OPERATIONS["complete W, to wait"] = _completing("W", "BC", going_on=True)
-OPERATIONS["complete D, to wait"] = _completing("D", "B", going_on=True)
+OPERATIONS["complete D, to wait"] = _completing("D", "V", going_on=True)
 
 
 @operation("retry")

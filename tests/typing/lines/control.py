@@ -142,7 +142,7 @@ def repair_parcel(failure: Failure) -> Parcel:
 
 
 async def dead_letters(ids: Sequence[UUID], when: datetime) -> None:
-    assert_type(await engine.retry_sequences(ids), dict[UUID, Literal["retried", "key_taken", "blocker_cycle", "not_failed", "not_found"]])
+    assert_type(await engine.retry_sequences(ids), dict[UUID, Literal["retried", "key_taken", "blocker_cycle", "blocker_gone", "not_failed", "not_found"]])
     await engine.retry_sequences(ids, new_input=Order(amount=1), reset_attempts=False)
     await engine.retry_sequences(ids, new_input={"amount": 1})
     await engine.retry_sequences(ids, new_input=repair)
