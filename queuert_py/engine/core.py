@@ -117,14 +117,16 @@ class Core(JobTypes[Tx]):
         """
         self._on_its_loop()
         self.loop = asyncio.get_running_loop()
-        if self._opening is None:
-            self._opening = asyncio.Lock()
+        lock = self._opening = self._opening or asyncio.Lock()
         try:
-            async with self._opening:
-                await self._open(migrate)
+            async with lock:
+                if lock is self._opening:
+                    await self._open(migrate)
+                    return
         finally:
             if self._database is None:
                 self.loop = None
+        await self.open(migrate=migrate)  # it was closed meanwhile, and others may be opening it by another lock
 
     async def _open(self, migrate: bool | None) -> None:
         if self._database is None:
@@ -186,8 +188,10 @@ class Core(JobTypes[Tx]):
         self._on_its_loop()
         while self._workers:
             await self._workers[0].stop()
-        self._opening = self._opening or asyncio.Lock()
-        async with self._opening:
+        lock = self._opening = self._opening or asyncio.Lock()
+        async with lock:
+            if lock is not self._opening:  # it was closed meanwhile
+                return
             if self._database is not None:
                 await self._events.stop()
                 await self._waiters.stop()

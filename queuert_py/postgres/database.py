@@ -129,9 +129,9 @@ class Database:
         self._pool: AsyncConnectionPool[Any] | None = None if isinstance(source, str) else source
         self._leaving: set[asyncio.Task[None]] = set()
         self.health = Health(self, health_interval)
-        self.aside = Link(self, "aside")
+        self.aside = Link(self, "aside", patient=False)
         """For what is committed apart, by one who may hold a connection of the pool: never wait for a second one."""
-        self.looks = Link(self, "look", pinned=False)
+        self.looks = Link(self, "look", pinned=False, patient=False)
         """For looks by such a one."""
         self.inside: Callable[[], bool] = lambda: False
         """Does the code that runs hold a connection of the pool?"""
@@ -213,14 +213,18 @@ class Database:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncGenerator[AsyncConnection[Any]]:
-        """A pool connection; a failure of the connection is told to the health monitor."""
+    async def up(self) -> None:
+        """Wait until the database is not known to be down, for a few seconds. PoolTimeout."""
         try:
             async with asyncio.timeout(DEADLINE / 2):  # not wait_for, which swallows cancellation in Python 3.11
                 await self.health.usable()
         except TimeoutError:
             raise PoolTimeout(f"the database has been down for {self.health.report.since:.0f} s") from None
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncGenerator[AsyncConnection[Any]]:
+        """A pool connection; a failure of the connection is told to the health monitor."""
+        await self.up()
         pool = self._pool
         if pool is None:
             raise ConfigurationError("the engine is not open: use `async with engine`, or call a method that opens it first.")
@@ -342,19 +346,22 @@ def sever(connection: AsyncConnection[Any] | Connection[Any]) -> None:
 
 
 class Link:
-    """One connection of the engine's own, remade whenever it breaks. Its users take turns."""
+    """One connection of the engine's own, remade whenever it breaks. Its users take turns. patient: they wait for as long as the database
+    is down."""
 
-    def __init__(self, database: Database, purpose: str, *, pinned: bool = True) -> None:
+    def __init__(self, database: Database, purpose: str, *, pinned: bool = True, patient: bool = True) -> None:
         self._database = database
         self._purpose = purpose
         self._pinned = pinned
+        self._patient = patient
         self._connection: AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
 
     async def connection(self) -> AsyncConnection[Any]:
-        """The connection, made first if need be; waits while the database is down. Raises what connecting raises."""
+        """The connection, made first if need be. Raises what connecting raises."""
         if self._connection is None or self._connection.closed:
-            await self._database.health.usable()
+            if self._patient:
+                await self._database.health.usable()
             try:
                 self._connection = await self._database.connect(self._purpose, pinned=self._pinned)
             except (psycopg.Error, OSError) as error:
@@ -386,7 +393,12 @@ class Link:
 
     async def retrying(self, call: Call[Row]) -> list[Row]:
         """As `Database.run`, here."""
-        return await self._database.again(lambda: self.run(call), fault_of)
+
+        async def once() -> list[Row]:
+            await self._database.up()
+            return await self.run(call)
+
+        return await self._database.again(once, fault_of)
 
     async def transact(self, *calls: Call[Any]) -> list[list[Any]]:
         """Several statements in one transaction and one round trip; their answers.

@@ -399,16 +399,21 @@ class Attempt(Phases):
         connection = self._connection
         assert connection is not None  # noqa: S101
         if not (isinstance(verdict, Step) or (isinstance(verdict, Ending) and verdict.outcome == "completed")):
-            await self._give_back()
+            await self._let_go()
             return partial(self.host.decided, self, verdict)
         try:
             self._check_open(connection)
             answers = await self._complete(verdict, connection)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self.failure = error
             return await self._after_failed_commit(error, verdict, connection)
-        await self._give_back()
+        await self._let_go()
         return partial(self.host.written, self, verdict, answers)
+
+    async def _let_go(self) -> None:
+        """As `_give_back`. Only the end of the event loop cancels now; what is decided is to be told all the same."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._give_back()
 
     async def _complete(self, verdict: Step | Ending, connection: AsyncConnection[Any]) -> list[list[Any]]:
         """Write and commit. A continuation with blockers looks at them first."""
@@ -439,22 +444,27 @@ class Attempt(Phases):
         return [*calls, store.assert_written(self.row, self._xid)]
 
     async def _after_failed_commit(
-        self, error: Exception, verdict: Step | Ending, connection: AsyncConnection[Any]
+        self, error: BaseException, verdict: Step | Ending, connection: AsyncConnection[Any]
     ) -> Callable[[], None] | None:
         fault = fault_of(error, connection)
         self._remember(error, connection)
-        await self._give_back()
+        await self._let_go()
         if isinstance(error, (UsageError, SequenceNotFoundError)):
             return partial(self.host.decided, self, Ending("failed", reason="validation", error=payload.error_json(error)))
         if isinstance(error, (SequenceBusyError, DatabaseUnavailableError)):  # who has it may wait for what this transaction has
-            return partial(self.host.decided, self, Delay(timedelta(seconds=1 + random.random()), charged=False, outcome="released"))
-        if fault in (None, Fault.CONFLICT):
+            rest, why = timedelta(seconds=1 + random.random()), payload.error_json(error)
+            return partial(self.host.decided, self, Delay(rest, charged=False, outcome="released", error=why))
+        cut_off = isinstance(error, asyncio.CancelledError)
+        if fault in (None, Fault.CONFLICT) and not cut_off:
             return partial(self.host.decided, self, self._judge(error)) if fault is None else None
         fate = await self.host.fate(self.row)
         match fate:
             case "written":
                 self.failure = None
                 return partial(self.host.written, self, verdict, [])
+            case "mine" if cut_off:
+                self.abort_reason = "shutdown"
+                return partial(self.host.decided, self, self._after_abort())
             case "mine" if self._again is not None:
                 return None
             case "mine" if getattr(error, "sqlstate", None) == "22012":

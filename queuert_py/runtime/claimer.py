@@ -137,7 +137,8 @@ class Claimer:
             if self._slots.running and size < min(self._settings.batch, self._settings.concurrency) // 2 and not self._empty_polls:
                 await asyncio.sleep(GATHER)
                 size = self._size()
-            await self._claim_and_learn(size)
+            if size:
+                await self._claim_and_learn(size)
 
     def _size(self) -> int:
         concurrency = self._settings.concurrency

@@ -1,7 +1,8 @@
 """Group commit: whatever has gathered while the last batch was being written goes into the next. Three lanes of writing:
 
 plain  completions nobody waits for, and continuations: one connection, never waits for a row lock
-settle everything else, and what plain did not match: one transaction a batch on another connection; what is locked is tried again
+settle everything else, and what plain did not match: one transaction a batch on another connection; what is locked is tried again, and
+       what ends while somebody holds a dependent goes apart, one after the other
 edges  what waits for blockers: one transaction each, on a third connection
 """
 
@@ -31,8 +32,14 @@ from queuert_py.values import Block, Delay, Doom, Ending, LiveJob, Step, Suspend
 
 logger = logging.getLogger("queuert_py.worker")
 BATCH = 500
+PATIENCE = timedelta(milliseconds=300)
+"""How long a batch waits for a dependent that somebody holds: less than it takes PostgreSQL to find a deadlock."""
 Item = tuple[Attempt, Verdict]
 _GIVEN_BACK = Delay(None, charged=False, outcome="")
+
+
+class _DependentHeld(Exception):  # noqa: N818 - a signal
+    """Somebody's open transaction holds a dependent of what is ending."""
 
 
 class Owner(Protocol):
@@ -62,6 +69,7 @@ class Finisher:
         self._completions: list[tuple[Attempt, Ending]] = []
         self._steps: list[tuple[Attempt, Step]] = []
         self._rest: list[Item] = []
+        self._apart: list[Item] = []
         self._blocked: list[tuple[Attempt, Step | Block, int]] = []
         self._edges_wake = asyncio.Event()
         self._plain_wake = asyncio.Event()
@@ -88,7 +96,7 @@ class Finisher:
 
     @property
     def idle(self) -> bool:
-        return not (self._completions or self._steps or self._rest or self._blocked or self._busy)
+        return not (self._completions or self._steps or self._rest or self._apart or self._blocked or self._busy)
 
     async def write_plain(self) -> None:
         """The plain lane; runs until cancelled."""
@@ -197,27 +205,39 @@ class Finisher:
         while True:
             await self._settle_wake.wait()
             self._settle_wake.clear()
-            batch, self._rest = self._rest[:BATCH], self._rest[BATCH:]
-            if not batch:
-                continue
             self._busy += 1
             try:
-                left = await self._settle_batch(batch)
+                batch, self._rest = self._rest[:BATCH], self._rest[BATCH:]
+                left = await self._settle_batch(batch) if batch else []
+                batch, self._apart = self._apart[:1], self._apart[1:]
+                left += await self._settle_batch(batch) if batch else []
             finally:
                 self._busy -= 1
             stuck = stuck + 1 if left else 0
-            if self._rest:
+            if self._rest or self._apart:
                 self._settle_wake.set()
             if left:  # rows that somebody's open transaction holds: again shortly, without waiting on their locks
                 self._rest.extend(left)
                 asyncio.get_running_loop().call_later(min(1.0, 0.01 * 2 ** min(stuck, 7)), self._settle_wake.set)
 
     async def _settle_batch(self, batch: list[Item]) -> list[Item]:
-        """One transaction for all; returns what could not be written because its row is locked."""
+        """One transaction for all; returns what could not be written because its row is locked. If it is a dependent's, all go apart."""
         calls = settle_calls(
             self._store, [(attempt.row, verdict, self._hand(attempt, verdict)) for attempt, verdict in batch], self._owner.lease
         )
-        answers = await self._persist(self._settle_link, lambda link: link.transact(*calls.values()), batch)
+        limit = [self._store.limit_wait(PATIENCE)] if "unblock_jobs" in calls else []
+
+        async def write(link: Link) -> list[list[Any]]:
+            try:
+                return (await link.transact(*limit, *calls.values()))[len(limit) :]
+            except psycopg.errors.LockNotAvailable as error:
+                raise _DependentHeld from error
+
+        try:
+            answers = await self._persist(self._settle_link, write, batch)
+        except _DependentHeld:
+            self._apart += batch
+            return []
         if answers is None:
             return []
         named = dict(zip(calls, answers, strict=True))

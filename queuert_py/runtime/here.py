@@ -135,7 +135,6 @@ def let_go(worker: Worker, sequence_id: str) -> None:
         if attempt.row.sequence_id == sequence_id:
             if attempt in worker._waiting:
                 worker._waiting.remove(attempt)
-                worker._running[sequence_id] = attempt
-                worker._finisher.put(attempt, Delay(None, charged=False, outcome=""))
+                worker._give_back(attempt, None)
             else:
                 attempt.abort("shutdown", worker.settings.grace)

@@ -112,7 +112,7 @@ class Once(Worker):
         super().advanced(attempt, step, answer)
 
     def delayed(self, attempt: Attempt, delay: Delay, answer: tuple[Any, ...] | None) -> None:
-        quiet = "released" if self.shutting_down else "suspended"
+        quiet = "released" if self.shutting_down or attempt.task is None else "suspended"
         outcome = {"error": "retried", "timeout": "retried", "": quiet}.get(delay.outcome, delay.outcome)
         self._note(attempt, outcome, delay.error)
         super().delayed(attempt, delay, answer)

@@ -62,7 +62,8 @@ class Tells:
     def tell_delayed(self, attempt: Attempt, delay: Delay) -> None:
         """An attempt has given its job back."""
         if self._engine.events.wanted:
-            self._engine.events.emit(delayed(attempt.row, delay, self.id, stopping=self.shutting_down))
+            unrun = self.shutting_down or attempt.task is None
+            self._engine.events.emit(delayed(attempt.row, delay, self.id, stopping=unrun))
 
     def tell_taken(self, taken: Iterable[tuple[LiveJob, object, str | None]]) -> None:
         """Jobs were taken back, or ended because they are too late. Little is known of them."""

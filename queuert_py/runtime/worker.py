@@ -197,6 +197,7 @@ class Worker(Beside):
                 await self._end_links()
             finally:
                 self._engine.left(self)
+                self._idle.set()
 
     async def _end_jobs(self, timeout: float) -> None:
         """Begin nothing more, and end what runs."""
@@ -226,7 +227,6 @@ class Worker(Beside):
         await self.surroundings.close()
         for link in self._links:
             await link.close()
-        self._idle.set()
 
     async def drained(self) -> None:
         """Wait until the worker runs nothing and has found nothing more to claim, not even of what was committed just before this call; or
@@ -300,6 +300,7 @@ class Worker(Beside):
 
     def _give_back(self, attempt: Attempt, rest: timedelta | None) -> None:
         """A job that has not begun: uncharged, for any worker to take."""
+        attempt.writing = True  # that is its verdict: nothing aborts it any more
         self._running[attempt.row.sequence_id] = attempt
         self._finisher.put(attempt, Delay(rest, charged=False, outcome=""))
 

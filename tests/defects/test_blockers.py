@@ -96,7 +96,7 @@ async def test_two_sequences_that_begin_to_wait_for_each_other_at_once_do_not_cl
 ) -> None:
     """Queuert: blocker cycles are accepted, and hang for ever. (One after the other: tests/engine/test_wait_for.py, test_blockers.py.)
 
-    Here both transactions are under way: one waits for its own row, which the test holds, the other for the first one's end.
+    Here both transactions are under way: one is about to write its edge, which the test forbids, the other waits for the first one's end.
     """
     both = asyncio.Barrier(3)
     ids = {"left": UUID(uuid7()), "right": UUID(uuid7())}
@@ -115,7 +115,7 @@ async def test_two_sequences_that_begin_to_wait_for_each_other_at_once_do_not_cl
         await db.execute("update queuert.live_job set watched = true")
         async with engine.worker(types=["left"]) as left, engine.worker(types=["right"]) as right, asyncio.timeout(TIMEOUT):
             await both.wait()
-            async with held(dsn, "select from queuert.live_job for no key update"):
+            async with held(dsn, "lock table queuert.job_blocker in exclusive mode"):
                 await both.wait()
                 await until_blocked(db, 2)
             await left.drained()

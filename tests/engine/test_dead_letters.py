@@ -385,8 +385,8 @@ async def test_how_long_a_call_may_take_goes_by_how_many_it_is_about(
 ) -> None:
     """For one of a hundred thousand takes its time, and is not to be given up for it."""
     sequences = await failed_ones(engine, switch, 1, 2)
-    monkeypatch.setattr(controls, "DEADLINE", 0.0)
-    monkeypatch.setattr(controls, "EACH", 10.0)
+    monkeypatch.setattr(controls, "DEADLINE", -20.0)
+    monkeypatch.setattr(controls, "EACH", 15.0)
     ids = [each.id for each in sequences]
     retried = await (engine.retry_sequences(ids) if which == "ids" else engine.retry_sequences(type="lamp"))
     assert retried == dict.fromkeys(ids, "retried")
@@ -406,7 +406,7 @@ async def test_as_many_as_a_cascade_finds_count_for_that(engine: Engine, monkeyp
 
     root = await engine.start_sequence(parent, Number(n=1))
     await drain(engine)
-    monkeypatch.setattr(controls, "DEADLINE", -10.0)
-    monkeypatch.setattr(controls, "EACH", 10.0)
+    monkeypatch.setattr(controls, "DEADLINE", -20.0)
+    monkeypatch.setattr(controls, "EACH", 15.0)
     assert set((await engine.cancel_sequences([root.id], cascade=True)).values()) == {"cancelled"}
     assert len(await engine.list_sequences(type="child", status="cancelled")) == 1

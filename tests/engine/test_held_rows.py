@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from queuert_py import Blocker, Continuation, Engine, Job, continue_with
-from queuert_py.errors import SequenceBusyError
+from queuert_py.errors import SequenceBusyError, SequenceFailedError
 from queuert_py.postgres import blocking
 from queuert_py.postgres.database import Link, sever
 from tests.engine.kit import Number
@@ -94,7 +94,8 @@ async def test_a_blocker_that_is_held_fails_nothing_and_holds_up_no_other(
         async with engine.worker(queues=["later"]):
             assert (await waiting.result(timeout=20)).n == 5
     assert {job.attempt for job in await engine.list_jobs(waiting.id)} == {1}
-    assert {each.outcome for each in await engine.list_attempts(waiting.id)} <= {"released"}
+    given_back = [(each.outcome, (each.error or {}).get("type")) for each in await engine.list_attempts(waiting.id)]
+    assert set(given_back) <= {("released", "SequenceBusyError")}, "and it says why"
 
 
 async def test_who_waits_for_a_blocker_that_is_held_is_cancelled_like_any_other(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
@@ -196,3 +197,32 @@ async def test_handlers_that_look_inside_a_phase_wait_for_no_second_connection(d
         async with engine.worker(concurrency=2):
             assert [(await each.result(timeout=20)).n for each in sequences] == [1, 1]
         assert [await engine.list_attempts(each.id) for each in sequences] == [[], []]
+
+
+# --- a dependent that is held
+
+
+async def test_what_ends_while_a_dependent_is_held_holds_up_no_other_ending(engine: Engine, db: psycopg.AsyncConnection[Any]) -> None:
+    _, last, _ = Family(engine).parts
+    ended = asyncio.Event()
+
+    @engine.job_type(max_attempts=1)
+    async def fails(job: Job[Number]) -> Number:
+        raise ValueError
+
+    @engine.job_type
+    async def ends(job: Job[Number]) -> Number:
+        ended.set()
+        return job.input
+
+    blocker = await engine.start_sequence(ends, Number(n=5), delay=3600)
+    waiting = await engine.start_sequence(last, Needs(on=blocker))
+    async with engine.worker(poll_interval=60):
+        async with held(db, waiting.id):
+            await engine.trigger([blocker.id])
+            await ended.wait()
+            for other in await engine.start_sequences([fails(Number(n=n)) for n in range(3)]):
+                with pytest.raises(SequenceFailedError):
+                    await other.result(timeout=20)
+            assert (await engine.get_sequence(blocker.id)).status == "running", "it ends together with what it frees"
+        assert (await waiting.result(timeout=20)).n == 5

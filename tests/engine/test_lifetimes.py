@@ -230,6 +230,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from queuert_py import Engine, Job, SyncJob
+from queuert_py.control import Failure
 
 engine = Engine()
 
@@ -259,6 +260,27 @@ def thread(job: SyncJob[Number]) -> None:
     raise KeyboardInterrupt
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@engine.job_type
+async def commit(job: Job[Number]) -> None:
+    async with job.finalize() as tx:
+        await tx.execute("insert into slow values (1)")
+        asyncio.get_running_loop().call_later(0.2, interrupt)
+
+
+async def answer(failure: Failure) -> None:
+    asyncio.get_running_loop().call_soon(interrupt)
+    await asyncio.Event().wait()
+
+
+@engine.job_type(max_attempts=1, on_failed=answer)
+async def fail(job: Job[Number]) -> None:
+    raise ValueError("it is answered")
+
+
 @engine.job_type
 async def hold(job: Job[Number]) -> None:
     begun.set()
@@ -280,10 +302,17 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
+SLOW = b"""
+    create table slow (i int);
+    create function wait() returns trigger language plpgsql as $$ begin perform pg_sleep(600); return null; end $$;
+    create constraint trigger wait after insert on slow deferrable initially deferred for each row execute function wait()
+"""
+"""A table: whoever has written there does not commit soon."""
 
 
-@pytest.mark.parametrize("name", ["alone", "inside", "batch", "thread"])
-async def test_an_interrupt_in_a_handler_ends_the_event_loop_and_gives_back_whatever_ran(engine: Engine, dsn: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["alone", "inside", "batch", "thread", "commit", "fail"])
+async def test_an_interrupt_ends_the_event_loop_and_gives_back_whatever_ran(engine: Engine, db: Db, dsn: str, name: str) -> None:
+    await db.execute(SLOW)
     await engine.open()
     program = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from queuert_py import Engine, Job, JobType
 from queuert_py.errors import UsageError
+from queuert_py.postgres.database import Database
 
 
 class Number(BaseModel):
@@ -78,3 +79,24 @@ def test_an_engine_that_was_left_open_is_closed_after_its_loop(dsn: str) -> None
 
     asyncio.run(leave())
     asyncio.run(go_on())
+
+
+async def test_who_opens_it_while_it_is_being_closed_opens_it_once(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, echo = engine_on(dsn)
+    opened: list[Database] = []
+    open_ = Database.open
+
+    async def counted(database: Database) -> None:
+        opened.append(database)
+        await open_(database)
+
+    monkeypatch.setattr(Database, "open", counted)
+    await engine.open()
+    closing = asyncio.create_task(engine.close())
+    while engine._opening is None or not engine._opening.locked():
+        await asyncio.sleep(0)
+    early = asyncio.create_task(engine.open())
+    await closing
+    await asyncio.gather(early, *(engine.start_sequence(echo, Number()) for _ in range(3)))
+    await engine.close()
+    assert len(opened) == 2, "once before, once after"

@@ -8,7 +8,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from queuert_py import Engine, Job
+from queuert_py import Engine, Job, events
+from queuert_py.runtime import patience
 from tests.engine.kit import Number, Runs
 
 TENANT: ContextVar[str] = ContextVar("TENANT", default="nobody")
@@ -62,6 +63,37 @@ async def test_what_a_handler_sets_in_its_context_is_seen_by_no_other(engine: En
         TENANT.set("somebody else")
         await engine.start_sequences([kind(Number(n=n)) for n in range(8) for kind in (visit, together)])
     assert seen == ["whoever starts the worker"] * 16
+
+
+@pytest.mark.usefixtures("claims_ahead")
+async def test_a_prefetched_job_is_given_back_once(engine: Engine, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has never run: that is no suspension; and a stop that waits for nothing has nothing to abort there."""
+    given_back: list[str] = []
+
+    @engine.on(events.JobSuspended, events.JobReleased)
+    def _(event: events.JobSuspended | events.JobReleased) -> None:
+        given_back.append(f"{type(event).__name__} {event.sequence_id == behind.id}")
+
+    @engine.job_type
+    async def hold(job: Job[Number]) -> Number:
+        await runs.hold(job)
+        return job.input
+
+    await engine.start_sequences([hold(Number(n=n)) for n in range(2)])
+    async with engine.worker(concurrency=2) as worker:
+        await runs.begun.wait()
+        monkeypatch.setattr(patience, "PREFETCHED", 0.01)
+        behind = await engine.start_sequence(hold, Number(n=2))
+        while not given_back:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(patience, "PREFETCHED", 600.0)
+        while not worker.waiting:
+            await asyncio.sleep(0)
+        before = given_back.copy()
+        await worker.stop(timeout=0)
+    assert set(before) == {"JobReleased True"}
+    assert sorted(given_back[len(before) :]) == ["JobReleased False", "JobReleased False", "JobReleased True"]
+    assert not await engine.list_attempts(behind.id)
 
 
 async def test_a_worker_that_has_been_idle_is_drained_only_when_it_has_looked_again(engine: Engine) -> None:

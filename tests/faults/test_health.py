@@ -7,8 +7,11 @@ import contextlib
 import itertools
 
 import pytest
+from pydantic import BaseModel
 
-from queuert_py import Engine, Job
+from queuert_py import Blocker, Engine, Job
+from queuert_py.errors import DatabaseUnavailableError
+from queuert_py.postgres import database
 from queuert_py.postgres.listener import Listener
 from tests.faults.kit import Facts, event, until
 from tests.faults.lab import In, Lab, Out, write
@@ -127,6 +130,33 @@ async def test_a_lost_listener_is_made_again(lab: Lab) -> None:
                 await lab.facts.rows("select pg_terminate_backend(%(pid)s)", {"pid": pid})
             sequence = await producer.start_sequence(work, In())
             assert (await lab.end(sequence)).status == "completed"
+
+
+async def test_a_start_with_blockers_does_not_wait_for_ever_for_the_server(own_server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Needs(BaseModel):
+        other: Blocker[Out]
+
+    engine = Engine(own_server.dsn)
+
+    @engine.job_type
+    async def quick(job: Job[In]) -> Out:
+        return Out()
+
+    @engine.job_type
+    async def after(job: Job[Needs]) -> Out:
+        return Out()
+
+    monkeypatch.setattr(database, "DEADLINE", 0.1)
+    monkeypatch.setattr(database, "retries", lambda fault: 2)
+    async with engine:
+        other = await engine.start_sequence(quick, In())
+        await own_server.stop()
+        async with asyncio.timeout(30):
+            while engine.health.report.state != "down":
+                await engine.health.check()
+            with pytest.raises(DatabaseUnavailableError):
+                await engine.start_sequence(after, Needs(other=other))
+        await own_server.start()
 
 
 async def test_without_any_hints_the_poll_bounds_the_latency(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ class Mutation:
     begin: Call[tuple[object, ...]] = BEGIN
 
 
+_HELD: tuple[Program, ...] = (("lone", ("wait for", "complete W, to wait")), ("fan", ("replace one that waits", "complete D, to wait")))
+
 MUTATIONS = [
     Mutation(
         "the plain lane finishes what is watched",
@@ -76,7 +78,7 @@ MUTATIONS = [
     ),
     *(
         Mutation("who has the lock of the edges waits for a row", program, "DeadlockDetected", "lock_free", " skip locked", "")
-        for program in (("lone", ("wait for", "complete W, to wait")), ("fan", ("replace one that waits", "complete D, to wait")))
+        for program in _HELD
     ),
     Mutation(
         "rings are looked for without a lock",

@@ -1,6 +1,8 @@
 -- After the blockers' rows are gone, in the next statement: dependents have less to wait for, or nothing more, by their policy. An edge
 -- counts once (`counted`), however often a batch is written again. Under `hold` the edge to a failed blocker stays open.
 -- Dependents that wait for each other are locked as those are who end them, blockers first: by how many stand before each (`step`).
+-- What is known of one dependent is brought together by sorting: a join of CTEs would be a nested loop, and there may be thousands.
+-- `offset 0`: the edges of each are looked up, whatever else the planner thinks of.
 with recursive edge as (
     select b.*, f.outcome = 'completed' as completed, case when f.outcome <> 'completed' then jsonb_build_object('type', 'BlockerFailed', 'traceback', '',
         'message', 'blocker ' || b.blocker_id || ' (' || f.sequence_type || '): ' || f.outcome, 'attrs', jsonb_build_object('id', b.blocker_id,
@@ -10,7 +12,9 @@ with recursive edge as (
         select f.outcome, f.sequence_type, f.last_error from /* schema */finished_job f
         where f.lane = done.lane and f.sequence_id = done.sequence_id order by f.position desc limit 1
     ) f
-    join /* schema */job_blocker b on b.blocker_lane = done.lane and b.blocker_id = done.sequence_id and not b.counted
+    cross join lateral (
+        select * from /* schema */job_blocker b where b.blocker_lane = done.lane and b.blocker_id = done.sequence_id and not b.counted offset 0
+    ) b
     where f.outcome <> 'continued' and not exists (select from /* schema */live_job l where l.lane = done.lane and l.sequence_id = done.sequence_id)
 ), found as (
     select lane, sequence_id, position, bool_or(completed) as completed, (array_agg(doom order by blocker_id) filter (where not completed))[1] as doom, 0 as step
@@ -19,7 +23,9 @@ with recursive edge as (
     select * from found
     union
     select b.lane, b.sequence_id, b.position, null, null, placed.step + 1
-    from placed join /* schema */job_blocker b on b.blocker_lane = placed.lane and b.blocker_id = placed.sequence_id and not b.counted
+    from placed cross join lateral (
+        select * from /* schema */job_blocker b where b.blocker_lane = placed.lane and b.blocker_id = placed.sequence_id and not b.counted offset 0
+    ) b
     where b.sequence_id = any(array(select sequence_id from found)) and placed.step < 100
 ), waiting as materialized (
     select l.lane, l.sequence_id, l.position, l.on_blocker_failure as policy, d.doom
@@ -32,14 +38,24 @@ with recursive edge as (
     for no key update of l
 ), told as (
     update /* schema */job_blocker b set counted = true
-    from waiting w join edge on edge.lane = w.lane and edge.sequence_id = w.sequence_id and edge.position = w.position
-    where (edge.completed or w.policy = 'ignore') and b.blocker_lane = edge.blocker_lane and b.blocker_id = edge.blocker_id
-        and b.lane = edge.lane and b.sequence_id = edge.sequence_id and b.position = edge.position returning b.lane, b.sequence_id
+    from (
+        select e.*, bool_or(waits) over job as kept, max(policy) over job as how
+        from (
+            select lane, sequence_id, position, blocker_lane, blocker_id, completed, false as waits, null as policy from edge
+            union all select lane, sequence_id, position, null, null, null, true, policy from waiting
+        ) e window job as (partition by lane, sequence_id, position)
+    ) e
+    where e.kept and (e.completed or e.how = 'ignore') and b.blocker_lane = e.blocker_lane and b.blocker_id = e.blocker_id
+        and b.lane = e.lane and b.sequence_id = e.sequence_id and b.position = e.position returning b.lane, b.sequence_id
 )
 update /* schema */live_job l
 set run_at = greatest(l.run_at, clock_timestamp()),
-    open_blockers = case when w.policy = 'fail' and w.doom is not null then 0 else l.open_blockers - coalesce(told_of.ended, 0) end,
+    open_blockers = case when w.policy = 'fail' and w.doom is not null then 0 else l.open_blockers - w.ended end,
     doom = case when w.policy = 'fail' then w.doom end
-from waiting w left join (select lane, sequence_id, count(*)::int as ended from told group by 1, 2) told_of using (lane, sequence_id)
+from (
+    select lane, sequence_id, max(policy) as policy, (array_agg(doom) filter (where doom is not null))[1] as doom, sum(ended)::int as ended
+    from (select lane, sequence_id, policy, doom, 0 as ended from waiting union all select lane, sequence_id, null, null, 1 from told) each
+    group by 1, 2
+) w
 where l.lane = w.lane and l.sequence_id = w.sequence_id
 returning l.lane, l.queue, l.priority, l.type, l.open_blockers = 0
