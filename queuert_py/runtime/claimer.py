@@ -190,7 +190,7 @@ class Claimer:
     # --- statements
 
     async def _claim(self, size: int) -> list[LiveJob]:
-        await self._release_lost()
+        await self.release_lost()
         if self._scans.age() > FULL_SCAN:
             await self._relist()
 
@@ -206,7 +206,8 @@ class Claimer:
         """In whose name a claim is made, and for how long."""
         return {"worker": self._slots.id, "token": token, "lease": self._settings.lease, "suspect": leases.SUSPECT}
 
-    async def _release_lost(self) -> None:
+    async def release_lost(self) -> None:
+        """Give back what was claimed without our knowing it, uncharged."""
         while self._lost_claims:
             await self._link.run(self._database.store.release_claim(self._slots.id, self._lost_claims[0]))
             self._lost_claims.pop(0)

@@ -209,15 +209,17 @@ class Finisher:
             try:
                 batch, self._rest = self._rest[:BATCH], self._rest[BATCH:]
                 left = await self._settle_batch(batch) if batch else []
+                more = bool(self._rest)
+                self._rest.extend(left)  # at once: what is cancelled from here on loses nothing
                 batch, self._apart = self._apart[:1], self._apart[1:]
-                left += await self._settle_batch(batch) if batch else []
+                held = await self._settle_batch(batch) if batch else []
+                self._rest.extend(held)
             finally:
                 self._busy -= 1
-            stuck = stuck + 1 if left else 0
-            if self._rest or self._apart:
+            if more or self._apart:
                 self._settle_wake.set()
-            if left:  # rows that somebody's open transaction holds: again shortly, without waiting on their locks
-                self._rest.extend(left)
+            stuck = stuck + 1 if left or held else 0
+            if stuck:  # rows that somebody's open transaction holds: again shortly, without waiting on their locks
                 asyncio.get_running_loop().call_later(min(1.0, 0.01 * 2 ** min(stuck, 7)), self._settle_wake.set)
 
     async def _settle_batch(self, batch: list[Item]) -> list[Item]:

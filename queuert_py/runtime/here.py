@@ -33,7 +33,7 @@ class Chosen(Claimer):
     wanted: Callable[[], list[str]]
 
     async def _claim(self, size: int) -> list[LiveJob]:
-        await self._release_lost()
+        await self.release_lost()
         parts = self.wanted()
         if not parts:
             return []

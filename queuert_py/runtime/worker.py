@@ -205,6 +205,9 @@ class Worker(Beside):
             leave()
         self._claimer.stop()
         await self._loops.last("claim", self.claim_ends)
+        with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+            async with asyncio.timeout(self.claim_ends):
+                await self._claimer.release_lost()
         self._patience.end()
         for attempt in [*self._waiting, *self._suspects]:
             self._give_back(attempt, None)

@@ -71,7 +71,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "open blockers are counted down on the locked row; now they are counted anew, as the statement's snapshot shows them",
             f"{HERE}/test_blockers.py::test_two_blockers_that_finish_in_overlapping_transactions_do_not_strand_the_job[{how}]",
             "both have ended",
-            (Change(f"{SQL}/unblock_jobs.sql", "l.open_blockers - coalesce(told_of.ended, 0)", _RECOUNT),),
+            (Change(f"{SQL}/unblock_jobs.sql", "l.open_blockers - w.ended", _RECOUNT),),
         )
         for how in ("plain", "finalize")
     ),

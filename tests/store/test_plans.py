@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from hashlib import md5
 from typing import Any, TypeAlias, cast
 
 import psycopg
@@ -201,6 +202,31 @@ async def test_looking_for_ready_work_probes_once_a_priority(connection: AsyncCo
         node["Actual Rows"] * node["Actual Loops"] for node in nodes(row[0][0]["Plan"]) if node.get("Index Name") == "live_job_ready"
     )
     assert read <= 2 * 2 + 1
+
+
+FAN = """
+    with dependent as (
+        insert into queuert.live_job (lane, sequence_id, job_id, root_id, sequence_type, type, input, open_blockers)
+        select 0, id, id, id, 't', 't', '{}', 1 from generate_series(1, %(many)s) n, lateral (select md5('fan' || n)::uuid as id) made
+        returning sequence_id
+    )
+    insert into queuert.job_blocker (blocker_lane, blocker_id, lane, sequence_id, position, ordinal)
+    select 0, md5('finished1')::uuid, 0, sequence_id, 0, 0 from dependent
+"""
+
+
+async def test_the_dependents_of_one_blocker_cost_the_same_each(connection: AsyncConnection[Any]) -> None:
+    many = 1000
+    call = STORE.unblock_jobs([f'{{"lane":0,"sequence_id":"{md5(b"finished1").hexdigest()}"}}'])
+    async with connection.transaction(force_rollback=True), AsyncClientCursor(connection) as cursor:
+        await cursor.execute(FAN.encode(), {"many": many})
+        await cursor.execute(b"explain (analyze, format json) " + call.sql, call.parameters)
+        row = await cursor.fetchone()
+    assert row is not None
+    plan = list(nodes(row[0][0]["Plan"]))
+    assert plan[0]["Node Type"] == "ModifyTable"
+    assert sum(node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"] for node in plan) <= many
+    assert max(node["Actual Rows"] * node["Actual Loops"] for node in plan) <= 3 * many
 
 
 @pytest.mark.parametrize("name", ["fence_job", "end_jobs", "finish_steps", "advance_jobs", "unblock_jobs", "assert_written"])
