@@ -254,9 +254,13 @@ def test_a_function_can_be_seen_at_once(name: str) -> None:
             assert (node.end_lineno or 0) - documented <= 80, node.name
 
 
+LONG_STATEMENTS = {"unblock_jobs.sql": 65}
+"""One that cannot be cut: what it finds, locks and counts down has to be of one snapshot."""
+
+
 def test_statements_are_short() -> None:
     for file in ROOT.joinpath("postgres", "sql").iterdir():
-        assert len(file.read_text("utf-8").splitlines()) <= 45, file.name
+        assert len(file.read_text("utf-8").splitlines()) <= LONG_STATEMENTS.get(file.name, 45), file.name
 
 
 # --- the public names

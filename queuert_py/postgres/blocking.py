@@ -26,8 +26,6 @@ from queuert_py.values import Block, BlockerPolicy, LiveJob, Step
 T = TypeVar("T")
 LIMIT = 1000
 """The most blockers of one job."""
-LOOKS = 3
-"""How often a blocker that is neither live nor finished is looked for."""
 PATIENCE, PATIENCE_INSIDE = 30.0, 5.0
 """Seconds in which a blocker that somebody's transaction holds is marked again and again; in a transaction that may hold rows itself, for
 which that one may wait: PostgreSQL does not see such a ring."""
@@ -88,18 +86,16 @@ def stand(store: Store, ids: Iterable[str]) -> Plan[Standing]:
     parts = {id: rows.sequence_row(id, lane) for lane, id in placed}
     locked: list[str] = yield store.lock_blockers(parts.values())
     standing: dict[str, Ended | None] = dict.fromkeys(locked)
-    missing = [id for id in parts if id not in standing]
+    rest = [id for id in parts if id not in standing]
+    missing: list[str] = []
     unwatched: list[str] = []
-    for _ in range(LOOKS):
-        rest = missing
-        missing = list[str]()
-        for id, live, outcome, type_, error in (yield store.read_blockers([parts[id] for id in rest])) if rest else ():
-            if live or outcome == "continued":
-                unwatched.append(parts[id])
-            elif outcome is None:  # not there, or retried while that statement waited for its row
-                missing.append(id)
-            else:
-                standing[id] = Ended(outcome, type_, error)
+    for id, live, outcome, type_, error, ended in (yield store.read_blockers([parts[id] for id in rest])) if rest else ():
+        if live or outcome == "continued" or (ended and outcome is None):  # the last: somebody retries or deletes it just now
+            unwatched.append(parts[id])
+        elif outcome is None:
+            missing.append(id)
+        else:
+            standing[id] = Ended(outcome, type_, error)
     if missing:
         raise SequenceNotFoundError(f"blocker {', '.join(missing)} does not exist: was its start committed?", ids=missing)
     if unwatched:

@@ -236,9 +236,10 @@ def delete(store: Store, ids: Sequence[str], *, cascade: bool, own: str | None =
     everything = list(dict.fromkeys([*ids, *(id for _, id in ((yield upstream(store, ids)) if cascade else ()))]))
     edges = (yield store.find_edges(_parts(store, everything))) if len(everything) > 1 else []
     running: dict[str, bool] = {}
+    yield store.lock_finished(_parts(store, everything))
     for layer in levels(everything, edges):
         running.update({id: leased for _, id, leased in (yield store.lock_to_delete(_parts(store, layer)))})
-        yield store.lock_finished(_parts(store, layer))
+    yield store.lock_finished(_parts(store, everything))
     if len(running) < len(everything):  # a failed one may have been retried between the two
         running.update({id: leased for _, id, leased in (yield store.lock_to_delete(_parts(store, everything)))})
     chosen, refused = deletable(ids, everything, (yield store.find_dependents(_parts(store, everything))))

@@ -61,7 +61,7 @@ _RECOUNT = """(
             and not exists (select from /* schema */finished_job f where f.lane = b.blocker_lane and f.sequence_id = b.blocker_id)
     )"""
 _SEEN = """    seen = yield store.read_blockers(parts.values())
-    standing.update({id: Ended("completed", type_, None) for id, _, outcome, type_, _ in seen if outcome})
+    standing.update({id: Ended("completed", type_, None) for id, _, outcome, type_, *_ in seen if outcome})
 """
 
 MUTATIONS: tuple[Mutation, ...] = (

@@ -89,7 +89,12 @@ MUTATIONS = [
         "%(lock)s is null",
     ),
     Mutation(
-        "failed blockers are not held", ("ended", ("delete", "start blocked")), "does not exist", "read_blockers", "for key share", ""
+        "failed blockers are not held",
+        ("ended", ("delete", "start blocked")),
+        "does not exist",
+        "read_blockers",
+        "for key share skip locked",
+        "",
     ),
     Mutation(
         "a deletion lets others add edges",

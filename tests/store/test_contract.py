@@ -35,7 +35,7 @@ CONTRACT: Mapping[str, tuple[str, str]] = {
     "restore_key": ("key text, lane smallint, sequence_id uuid, epoch bigint", ""),
     "release_key": ("rows jsonb, lane smallint, sequence_id uuid, epoch bigint", "sequence_type text, key text"),
     "lock_blockers": ("rows jsonb", "sequence_id text"),
-    "read_blockers": ("rows jsonb", "sequence_id text, ?column? bool, outcome text, sequence_type text, text text"),
+    "read_blockers": ("rows jsonb", "sequence_id text, ?column? bool, outcome text, sequence_type text, text text, exists bool"),
     "insert_blockers": ("rows jsonb", ""),
     "delete_blockers": ("rows jsonb", ""),
     "lock_edges": ("lock bigint", "?column? bool"),

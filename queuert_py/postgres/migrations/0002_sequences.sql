@@ -17,7 +17,7 @@ add column deadline_at timestamptz;
 -- reason: why the job failed for good with this attempt: watchers are told from here, for retries take the failed row away.
 alter table /* schema */attempt_log add column reason text;
 
--- counted: a dependent that ignores failures has been told of this one's; should the blocker be retried, it is not told again.
+-- counted: the dependent has been told that this one has ended; should the blocker be retried, it is not told again.
 alter table /* schema */job_blocker add column counted boolean not null default false;
 
 -- What handlers have started, by the root of their tree: rows that were started from outside are in no entry.

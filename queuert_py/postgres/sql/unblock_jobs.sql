@@ -13,7 +13,8 @@ with recursive edge as (
         where f.lane = done.lane and f.sequence_id = done.sequence_id order by f.position desc limit 1
     ) f
     cross join lateral (
-        select * from /* schema */job_blocker b where b.blocker_lane = done.lane and b.blocker_id = done.sequence_id and not b.counted offset 0
+        select * from /* schema */job_blocker b
+        where b.blocker_lane = done.lane and b.blocker_id = done.sequence_id and not b.counted offset 0
     ) b
     where f.outcome <> 'continued' and not exists (select from /* schema */live_job l where l.lane = done.lane and l.sequence_id = done.sequence_id)
 ), found as (
@@ -24,7 +25,8 @@ with recursive edge as (
     union
     select b.lane, b.sequence_id, b.position, null, null, placed.step + 1
     from placed cross join lateral (
-        select * from /* schema */job_blocker b where b.blocker_lane = placed.lane and b.blocker_id = placed.sequence_id and not b.counted offset 0
+        select * from /* schema */job_blocker b
+        where b.blocker_lane = placed.lane and b.blocker_id = placed.sequence_id and not b.counted offset 0
     ) b
     where b.sequence_id = any(array(select sequence_id from found)) and placed.step < 100
 ), waiting as materialized (
