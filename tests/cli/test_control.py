@@ -33,7 +33,7 @@ def test_cancel_reaches_a_worker_in_another_process(queuert: Run, start: Start, 
     process = worker("--log-level", "info")
     until(lambda: status(queuert, id) == "running")
     assert queuert("cancel", id, "--cascade").code == 0
-    process.line(f"job {id}.*no longer ours \\(cancelled\\)", timeout=9)
+    process.line(f"sequence {id}.*no longer ours \\(cancelled\\)", timeout=9)
 
 
 def test_delete_says_what_is_gone(queuert: Run, start: Start) -> None:
