@@ -64,6 +64,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
             yield embedded.dsn
 
 
+def drop(connection: psycopg.Connection[Any], name: str) -> None:
+    """Where the server stays: a drop is a checkpoint of the whole of it."""
+    if os.environ.get("QUEUERT_TEST_DSN"):
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
 @pytest.fixture(scope="session")
 def database(server: str) -> Iterator[str]:
     """A database of this test run's own, with the schema in it."""
@@ -74,7 +80,7 @@ def database(server: str) -> Iterator[str]:
         with psycopg.connect(dsn, autocommit=True) as inside:
             inside.execute(script("queuert").encode())
         yield dsn
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+        drop(connection, name)
 
 
 @pytest.fixture
@@ -91,7 +97,7 @@ def fresh_database(server: str) -> Iterator[Callable[[], str]]:
     yield make
     with psycopg.connect(server, autocommit=True) as connection:
         for name in made:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+            drop(connection, name)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ async def test_where_nothing_moves_it_says_how_far_it_was(dsn: str, monkeypatch:
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_nothing_stays_after_an_interruption(folder: Path, spawn: Spawn, number: signal.Signals) -> None:
     process = spawn("demo", folder, dsn=None, merge=True)
     pids = [int(pid) for pid in process.line(r"pids (\d+) and (\d+)")[0].groups()]

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from queuert_py import Blocker, Engine, Job
+from queuert_py.decisions.faults import Fault
 from queuert_py.errors import DatabaseUnavailableError
 from queuert_py.postgres import database
 from queuert_py.postgres.listener import Listener
@@ -132,6 +133,11 @@ async def test_a_lost_listener_is_made_again(lab: Lab) -> None:
             assert (await lab.end(sequence)).status == "completed"
 
 
+def twice(_: Fault) -> int:
+    """How often whatever fault there was is tried again."""
+    return 2
+
+
 async def test_a_start_with_blockers_does_not_wait_for_ever_for_the_server(own_server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     class Needs(BaseModel):
         other: Blocker[Out]
@@ -147,7 +153,7 @@ async def test_a_start_with_blockers_does_not_wait_for_ever_for_the_server(own_s
         return Out()
 
     monkeypatch.setattr(database, "DEADLINE", 0.1)
-    monkeypatch.setattr(database, "retries", lambda fault: 2)
+    monkeypatch.setattr(database, "retries", twice)
     async with engine:
         other = await engine.start_sequence(quick, In())
         await own_server.stop()
