@@ -115,17 +115,17 @@ async def test_a_claim_whose_jobs_cannot_be_made_ready_gives_them_back(engine: E
         return job.input.of.output
 
     blocker = await engine.start_sequence(note, Number(n=7))
-    waiting = await engine.start_sequence(after, Sum(of=blocker))
+    waiting = await engine.start_sequence(after, Sum(of=blocker), delay=3600)
     await engine.complete_sequence(blocker.id, Number(n=8))
-    async with await psycopg.AsyncConnection.connect(dsn) as holder:
-        await holder.execute("lock table queuert.finished_job in access exclusive mode")
-        async with engine.worker(types=["after"], lease=600):
+    async with engine.worker(types=["after"], lease=600):
+        async with await psycopg.AsyncConnection.connect(dsn) as holder:
+            await holder.execute("lock table queuert.finished_job in access exclusive mode")
+            await engine.trigger([waiting.id])
             await until_blocked(engine)
             await db.execute(
                 "select pg_cancel_backend(pid) from pg_stat_activity"
                 " where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"
             )
-            await holder.rollback()
-            assert (await waiting.result(timeout=20)).n == 8
+        assert (await waiting.result(timeout=20)).n == 8
     (job,) = await engine.list_jobs(waiting.id)
     assert (job.attempt, await engine.list_attempts(waiting.id)) == (1, [])

@@ -13,7 +13,9 @@ from tests.interleave.mutations import MUTATIONS, Mutation
 from tests.interleave.runner import Runner
 
 
-@pytest.mark.parametrize("program", CORE, ids=lambda program: f"{program[0]}: {' x '.join(program[1])}")
+@pytest.mark.parametrize(
+    "program", [*CORE[:-1], pytest.param(CORE[-1], marks=pytest.mark.slow)], ids=lambda program: f"{program[0]}: {' x '.join(program[1])}"
+)  # the last takes as long as all others
 async def test_a_statement_held_before_its_locks_breaks_nothing(lab: Lab, program: Program) -> None:
     report = await Runner(lab).explore(*program, holds=1)
     print(report.line())
